@@ -1,0 +1,549 @@
+//! The pool for its owner: encode, submit, drain.
+
+use crate::call::{Call, abandoned};
+use crate::codec::{self, Encoded, flag, mode};
+use crate::core::Core;
+use crate::outcome::Outcome;
+use crate::template::Birth;
+use bireme_runtime::client::{Config, Start};
+use bireme_runtime::task::{FunctionRef, Payload, Task, Whole};
+use bireme_sched::{Attempt, ChunkPlan};
+use bireme_shm::park::Wish;
+use bireme_shm::prim::Ordering;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyRange, PySlice, PyTuple};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// How each task of a call is to be run.
+#[derive(Clone, Copy)]
+struct Options {
+    timeout_ns: u64,
+    retries: u16,
+    seed: Option<u64>,
+}
+
+impl Options {
+    fn new(task_timeout: Option<f64>, retries: u16, seed: Option<u64>) -> PyResult<Self> {
+        let timeout_ns = match task_timeout {
+            None => 0,
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|timeout| !timeout.is_zero())
+                .map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+                .ok_or_else(|| {
+                    PyValueError::new_err(format!(
+                        "task_timeout must be a positive number of seconds, got {seconds}"
+                    ))
+                })?,
+        };
+        Ok(Self {
+            timeout_ns,
+            retries,
+            seed,
+        })
+    }
+
+    fn task(
+        &self,
+        function: &FunctionRef,
+        placed: (u32, Payload, Vec<Arc<Whole>>),
+        items: std::ops::Range<u64>,
+        base: u64,
+    ) -> Task {
+        let (kind, args, shared) = placed;
+        Task {
+            function: function.clone(),
+            kind: kind | if self.seed.is_some() { flag::SEEDED } else { 0 },
+            args,
+            range: Attempt::new(items),
+            base,
+            timeout_ns: self.timeout_ns,
+            seed: self.seed.unwrap_or(0),
+            retries: self.retries,
+            shared,
+        }
+    }
+}
+
+/// A pool of worker processes, for its owner.
+#[pyclass(frozen, module = "bireme._core")]
+pub(crate) struct Client {
+    core: Arc<Core>,
+}
+
+impl Client {
+    /// Another handle of the same pool.
+    pub(crate) fn new_for(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    fn watch(&self, call: &Arc<Call>, outcome: &Bound<'_, PyAny>) {
+        call.watched.store(true, Ordering::Release);
+        let watcher = outcome.clone().unbind();
+        self.core
+            .watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(Arc::as_ptr(call) as usize, watcher);
+        self.core.dispatcher.watched.fetch_add(1, Ordering::SeqCst);
+        self.core.wake_dispatcher();
+    }
+
+    fn outcome<'py>(
+        &self,
+        class: &Bound<'py, PyAny>,
+        call: &Arc<Call>,
+        function: &Bound<'py, PyAny>,
+        watched: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let handle = Handle {
+            core: Arc::clone(&self.core),
+            call: Arc::clone(call),
+            function: function.clone().unbind(),
+        };
+        let outcome = class.call1((handle,))?;
+        if watched {
+            self.watch(call, &outcome);
+        }
+        Ok(outcome)
+    }
+
+    /// The call will never end by itself: forget its watcher.
+    fn unwatch(&self, call: &Arc<Call>) {
+        let key = Arc::as_ptr(call) as usize;
+        let watcher = self
+            .core
+            .watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        if watcher.is_some() {
+            self.core.dispatcher.watched.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What an [`Outcome`] is made from; opaque to Python.
+#[pyclass(frozen, module = "bireme._core")]
+pub(crate) struct Handle {
+    core: Arc<Core>,
+    call: Arc<Call>,
+    function: Py<PyAny>,
+}
+
+impl Handle {
+    pub(crate) fn outcome(&self, py: Python<'_>) -> Outcome {
+        Outcome::new(
+            Arc::clone(&self.core),
+            Arc::clone(&self.call),
+            self.function.clone_ref(py),
+        )
+    }
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place that names every setting"
+    )]
+    fn new(
+        py: Python<'_>,
+        faces: Py<PyAny>,
+        encoder: Py<PyAny>,
+        workers: u32,
+        start: &str,
+        command: Vec<OsString>,
+        boot: &Bound<'_, PyAny>,
+        max_claims: u32,
+        forward_output: bool,
+        max_pending: usize,
+        memory_limit: u64,
+    ) -> PyResult<Self> {
+        let start = match start {
+            "template" => Start::Template(command),
+            "interpreter" => Start::Interpreter(command),
+            "caller" => Start::Caller,
+            other => return Err(PyValueError::new_err(format!("no such start: {other}"))),
+        };
+        let boot = boot_file(boot)?;
+        let config = Config {
+            workers,
+            start,
+            boot,
+            max_claims,
+            forward_output,
+            max_pending,
+            memory_limit,
+        };
+        let core = Core::new(py, config, faces, encoder)?;
+        Ok(Self { core })
+    }
+
+    /// Submit one call; gives an instance of `outcome`.
+    #[expect(clippy::too_many_arguments, reason = "the options of one call")]
+    #[pyo3(signature = (outcome, function, args, kwds, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, index=0))]
+    fn apply<'py>(
+        &self,
+        outcome: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwds: Option<&Bound<'py, PyDict>>,
+        watched: bool,
+        task_timeout: Option<f64>,
+        retries: u16,
+        seed: Option<u64>,
+        retry_timeouts: bool,
+        index: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let core = &*self.core;
+        core.check_owner(py)?;
+        core.inner.supervise_if_paused();
+        let options = Options::new(task_timeout, retries, seed)?;
+        let reference = core.function(function)?;
+        let (what, encoded) = match kwds.filter(|kwds| !kwds.is_empty()) {
+            Some(kwds) => (
+                mode::CALL_WITH_KEYWORDS,
+                core.encode(&reference, (args, kwds).into_pyobject(py)?.as_any(), || {
+                    Ok(("args", "kwds").into_pyobject(py)?.into_any())
+                })?,
+            ),
+            None if args.is_empty() => (mode::CALL, codec::empty()),
+            None => {
+                let label = || Ok("args".into_pyobject(py)?.into_any());
+                (mode::CALL, core.encode(&reference, args.as_any(), label)?)
+            }
+        };
+        let (kind, payload, shared) = core.place(py, &encoded, retries == 0, None)?;
+        let call = Call::new(1, true, index, retry_timeouts);
+        let result = self.outcome(outcome, &call, function, watched)?;
+        let task = options.task(&reference, (kind | what, payload, shared), 0..1, index);
+        if let Err(error) = core.submit(py, &call, task) {
+            self.unwatch(&call);
+            return Err(error);
+        }
+        Ok(result)
+    }
+
+    /// Submit `items` in chunks; gives an instance of `outcome`.
+    #[expect(clippy::too_many_arguments, reason = "the options of one call")]
+    #[pyo3(signature = (outcome, function, items, star, chunksize=None, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, base=0))]
+    fn map<'py>(
+        &self,
+        outcome: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        items: &Bound<'py, PyAny>,
+        star: bool,
+        chunksize: Option<u64>,
+        watched: bool,
+        task_timeout: Option<f64>,
+        retries: u16,
+        seed: Option<u64>,
+        retry_timeouts: bool,
+        base: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        let core = &*self.core;
+        core.check_owner(py)?;
+        core.inner.supervise_if_paused();
+        let options = Options::new(task_timeout, retries, seed)?;
+        let len = items.len()? as u64;
+        let reference = core.function(function)?;
+        let call = Call::new(len, false, base, retry_timeouts);
+        let result = self.outcome(outcome, &call, function, watched)?;
+        if len == 0 {
+            core.finish_empty(&call);
+            return Ok(result);
+        }
+        let what = if star { mode::STARMAP } else { mode::MAP }
+            | if chunksize.is_none() { flag::GUIDED } else { 0 };
+        let plan = chunksize.map_or_else(
+            || ChunkPlan::guided(len, core.workers),
+            |size| ChunkPlan::explicit(len, size),
+        );
+        let sent = self.send_chunks(py, &call, items, plan, &reference, what, options, base);
+        if let Err(error) = sent {
+            core.inner
+                .cancel(|ticket| Arc::ptr_eq(&ticket.call, &call), false);
+            self.unwatch(&call);
+            return Err(error);
+        }
+        Ok(result)
+    }
+
+    /// Collect and deliver what has ended.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check_owner(py)?;
+        self.core.drain(py)
+    }
+
+    /// Wait at most `timeout` seconds for any task to end.
+    fn wait_any(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        self.core.check_owner(py)?;
+        let slice = Duration::from_secs_f64(timeout.clamp(0.0, 0.05));
+        if !self.core.inner.spin(Wish::Any) {
+            py.detach(|| self.core.inner.wait(Wish::Any, slice));
+        }
+        py.check_signals()?;
+        self.core.stand_in(py)?;
+        self.core.drain(py)
+    }
+
+    /// Accept nothing more.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check_owner(py)?;
+        py.detach(|| self.core.inner.close());
+        self.core.inner.supervise_if_paused();
+        Ok(())
+    }
+
+    /// End the workers now.
+    fn terminate(&self, py: Python<'_>) {
+        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
+            py.detach(|| self.core.inner.terminate());
+            self.core.inner.supervise_if_paused();
+        }
+    }
+
+    /// The pool object is gone: finish what somebody still holds the result of, else end at once.
+    fn let_go(&self, py: Python<'_>) -> PyResult<()> {
+        if self.core.is_awaited() && self.core.inner.outstanding() > 0 {
+            return self.close(py);
+        }
+        self.terminate(py);
+        Ok(())
+    }
+
+    /// Wait at most `timeout` seconds until all workers are gone.
+    fn wait_finished(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        self.core.check_owner(py)?;
+        let slice = Duration::from_secs_f64(timeout.clamp(0.0, 0.05));
+        let finished = py.detach(|| self.core.inner.wait_finished(slice));
+        py.check_signals()?;
+        self.core.stand_in(py)?;
+        self.core.drain(py)?;
+        Ok(finished)
+    }
+
+    /// Whether all workers are gone.
+    fn finished(&self) -> bool {
+        self.core.inner.finished()
+    }
+
+    /// Stop the threads of this pool, for a fork of this process or at its end.
+    fn pause(&self, py: Python<'_>, forever: bool) {
+        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
+            py.detach(|| {
+                self.core.dispatcher.stop(forever);
+                self.core.inner.pause_supervision();
+            });
+        }
+    }
+
+    /// Undo `pause`.
+    fn resume(&self) {
+        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
+            self.core.inner.supervise_if_paused();
+            // What came up meanwhile found no dispatcher to wake.
+            if self.core.has_chores() {
+                self.core.wake_dispatcher();
+            }
+            self.core.wake_if_watched();
+        }
+    }
+
+    /// Refuse a function that cannot travel, before there are arguments for it.
+    fn check_function(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.core.function(function).map(drop)
+    }
+
+    /// The next worker to fork: its row and what it is born with.
+    fn next_birth(&self) -> Option<(u32, Birth)> {
+        self.core.next_birth()
+    }
+
+    /// Say that no more births are taken.
+    fn leave_births(&self) {
+        self.core.leave_births();
+    }
+
+    /// Tell that the worker for `row` was forked (`pid`), or not (`errno`).
+    fn born(&self, row: u32, pid: Option<i32>, errno: i32) {
+        self.core.inner.born(
+            row,
+            pid.ok_or_else(|| std::io::Error::from_raw_os_error(errno)),
+        );
+    }
+
+    /// Descriptors that a forked worker closes.
+    fn private_fds(&self) -> Vec<i32> {
+        self.core.inner.private_fds()
+    }
+
+    /// Tasks that have not ended.
+    fn outstanding(&self) -> usize {
+        self.core.inner.outstanding()
+    }
+
+    /// Process ids of the workers.
+    fn worker_pids(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
+        self.core.check_owner(py)?;
+        Ok(self.core.inner.worker_pids())
+    }
+
+    /// Process id of the template, if there is one.
+    fn template_pid(&self) -> Option<i32> {
+        self.core.inner.template_pid()
+    }
+
+    /// The exception of a broken pool, or `None`.
+    fn broken<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.core.inner.broken() {
+            Some(broken) => abandoned(self.core.faces.bind(py), &broken).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Figures since the start.
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.core.check_owner(py)?;
+        let figures = self.core.inner.statistics();
+        let dict = PyDict::new(py);
+        dict.set_item("tasks", figures.tasks)?;
+        dict.set_item("items", figures.items)?;
+        dict.set_item("busy_s", figures.busy_ns as f64 / 1e9)?;
+        dict.set_item("bytes_sent", figures.bytes_sent)?;
+        dict.set_item("bytes_received", figures.bytes_received)?;
+        dict.set_item("arena_bytes", figures.arena_bytes)?;
+        dict.set_item("argument_blocks", figures.argument_blocks)?;
+        dict.set_item("deaths", figures.deaths)?;
+        dict.set_item("births", figures.births)?;
+        dict.set_item("birth_ms", figures.last_birth_ns as f64 / 1e6)?;
+        dict.set_item("outstanding", figures.outstanding)?;
+        dict.set_item("retried", figures.retried)?;
+        Ok(dict)
+    }
+}
+
+impl Client {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one map")]
+    fn send_chunks(
+        &self,
+        py: Python<'_>,
+        call: &Arc<Call>,
+        items: &Bound<'_, PyAny>,
+        plan: ChunkPlan,
+        reference: &FunctionRef,
+        what: u32,
+        options: Options,
+        base: u64,
+    ) -> PyResult<()> {
+        let core = &*self.core;
+        if let Some((start, step)) = whole_range(items) {
+            let encoded = codec::pack_range(start, step);
+            for chunk in plan {
+                let placed = core.place(py, &encoded, false, None)?;
+                let (kind, payload, shared) = placed;
+                core.submit(
+                    py,
+                    call,
+                    options.task(reference, (kind | what, payload, shared), chunk, base),
+                )?;
+            }
+            return Ok(());
+        }
+        let mut repeats = HashMap::new();
+        let repeating = repeats_objects(items)?;
+        let list = items.cast_exact::<PyList>().ok();
+        for chunk in plan {
+            let (from, to) = (chunk.start as usize, chunk.end as usize);
+            let part;
+            let packed;
+            let label = || {
+                let (from, to) = (base + chunk.start, base + chunk.end);
+                Ok(format!("items[{from}:{to}]").into_pyobject(py)?.into_any())
+            };
+            let encoded = if let Some(list) = list {
+                part = list.get_slice(from, to);
+                let values: Vec<_> = part.iter().collect();
+                packed = codec::pack_list(&values);
+                match packed {
+                    Some(encoded) => encoded,
+                    None => core.encode(reference, part.as_any(), label)?,
+                }
+            } else {
+                let part = items.get_item(PySlice::new(py, from as isize, to as isize, 1))?;
+                core.encode(reference, &part, label)?
+            };
+            // A lent block is released by its reader: its task must never be divided or run again.
+            let once = options.retries == 0 && chunk.end - chunk.start == 1;
+            let (mut kind, payload, shared) =
+                core.place(py, &encoded, once, repeating.then_some(&mut repeats))?;
+            kind |= if kind & flag::LENT == 0 {
+                what
+            } else {
+                what & !flag::GUIDED
+            };
+            let count = chunk.end - chunk.start;
+            core.submit(
+                py,
+                call,
+                options.task(
+                    reference,
+                    (kind, payload, shared),
+                    0..count,
+                    base + chunk.start,
+                ),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A memory file with what workers read at birth: bytes and buffers, as `serialize` gives them.
+fn boot_file(pair: &Bound<'_, PyAny>) -> PyResult<std::os::fd::OwnedFd> {
+    use bireme_shm::os::memory;
+    let mut encoded = Encoded::by_value(pair)?;
+    encoded.form = codec::form::PARCEL;
+    let layout = codec::layout(&encoded, &[]);
+    let file = memory::create("bireme-boot", layout.len)?;
+    memory::reserve(std::os::fd::AsFd::as_fd(&file), 0, layout.len as u64)?;
+    let map = memory::Mapping::new(&file, 0, layout.len, memory::Sharing::Shared)?;
+    codec::write(pair.py(), &encoded, &layout, map.base());
+    Ok(file)
+}
+
+/// Start and step of a `range` whose values all fit 64 bits.
+fn whole_range(items: &Bound<'_, PyAny>) -> Option<(i64, i64)> {
+    let range = items.cast_exact::<PyRange>().ok()?;
+    let (start, stop, step): (i64, i64, i64) = (
+        range.getattr("start").ok()?.extract().ok()?,
+        range.getattr("stop").ok()?.extract().ok()?,
+        range.getattr("step").ok()?.extract().ok()?,
+    );
+    stop.checked_add(step)?;
+    Some((start, step))
+}
+
+/// Whether the first items share an object that may be large: then each is sent once.
+fn repeats_objects(items: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if items.len()? < 2 || items.cast_exact::<PyList>().is_err() {
+        return Ok(false);
+    }
+    let (first, second) = (items.get_item(0)?, items.get_item(1)?);
+    let (Ok(first), Ok(second)) = (
+        first.cast_exact::<PyTuple>(),
+        second.cast_exact::<PyTuple>(),
+    ) else {
+        return Ok(first.is(&second) && !codec::is_plain(&first));
+    };
+    Ok(first
+        .iter()
+        .any(|one| !codec::is_plain(&one) && second.iter().any(|other| one.is(&other))))
+}

@@ -1,0 +1,533 @@
+//! What the faces of one pool share: the kernel's client, functions sent, results to deliver.
+
+use crate::call::{Call, Ticket, abandoned};
+use crate::client::Client;
+use crate::codec::{self, Encoded, flag};
+use crate::dispatch::Dispatcher;
+use crate::function::{self, Functions};
+use crate::template::Birth;
+use bireme_runtime::client::{self, Config, Event, Hooks, SubmitError};
+use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
+use bireme_sched::Attempt;
+use bireme_shm::arena::ArenaError;
+use bireme_shm::park::Wish;
+use bireme_shm::prim::{AtomicU32, Ordering};
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyFrozenSet, PyList};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::ThreadId;
+use std::time::Duration;
+/// Buffers from this size on are seen in place by the worker, and shared if they repeat.
+const IN_PLACE_BYTES: usize = 64 << 10;
+/// Longest wait for another thread that delivers: signals are looked at in between.
+const DRAIN_SLICE: Duration = Duration::from_millis(50);
+
+/// What the Python objects of one pool share.
+pub(crate) struct Core {
+    pub(crate) inner: client::Client<Ticket>,
+    /// `bireme._remote.Remote`: makes exceptions, delivers output, forks workers.
+    pub(crate) faces: Py<PyAny>,
+    encoder: Py<PyAny>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    functions: Mutex<Functions>,
+    /// Watched calls that have ended: their objects wait for the dispatcher.
+    ended: Mutex<Vec<Arc<Call>>>,
+    pub(crate) watchers: Mutex<HashMap<usize, Py<PyAny>>>,
+    births: Arc<AtomicU32>,
+    draining: Mutex<Draining>,
+    drained: Condvar,
+    me: Arc<OnceLock<Weak<Core>>>,
+    pub(crate) workers: u32,
+}
+
+/// Whether workers are to be forked.
+mod births {
+    pub(super) const NONE: u32 = 0;
+    /// The dispatcher is to fork them.
+    pub(super) const WANTED: u32 = 1;
+    /// Somebody is forking, and will not go before all are forked.
+    pub(super) const TAKEN: u32 = 2;
+}
+
+/// Who drains: one thread at a time.
+#[derive(Default)]
+struct Draining {
+    /// The thread, and how deep it is in it.
+    by: Option<(ThreadId, u32)>,
+    /// Threads that wait until it is through.
+    waiting: u32,
+}
+
+/// Tells the dispatcher what the supervisor has found.
+struct Bridge {
+    dispatcher: Arc<Dispatcher>,
+    births: Arc<AtomicU32>,
+    core: Arc<OnceLock<Weak<Core>>>,
+}
+
+impl Hooks for Bridge {
+    fn births_wanted(&self) {
+        // SYNC(births): they were queued before; a taker who goes looks at the queue after it.
+        let (none, wanted) = (births::NONE, births::WANTED);
+        let order = Ordering::SeqCst;
+        if self.births.compare_exchange(none, wanted, order, order) != Err(births::TAKEN) {
+            self.events_waiting();
+        }
+    }
+    fn events_waiting(&self) {
+        if let Some(core) = self.core.get() {
+            self.dispatcher.wake(core);
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Nobody can see what is still to come.
+        if self.inner.owner() == bireme_shm::os::process::own_pid() && !self.inner.finished() {
+            self.inner.terminate();
+        }
+    }
+}
+
+impl Core {
+    /// Make a pool and start its workers.
+    pub(crate) fn new(
+        py: Python<'_>,
+        config: Config,
+        faces: Py<PyAny>,
+        encoder: Py<PyAny>,
+    ) -> PyResult<Arc<Self>> {
+        let dispatcher = Arc::new(Dispatcher::default());
+        let births = Arc::new(AtomicU32::new(births::NONE));
+        let me = Arc::new(OnceLock::new());
+        let bridge = Bridge {
+            dispatcher: Arc::clone(&dispatcher),
+            births: Arc::clone(&births),
+            core: Arc::clone(&me),
+        };
+        let workers = config.workers;
+        let inner = py
+            .detach(|| client::Client::new(config, Box::new(bridge)))
+            .map_err(PyOSError::new_err)?;
+        let core = Arc::new(Self {
+            inner,
+            faces,
+            encoder,
+            dispatcher,
+            functions: Mutex::default(),
+            ended: Mutex::default(),
+            watchers: Mutex::default(),
+            births,
+            draining: Mutex::default(),
+            drained: Condvar::new(),
+            me,
+            workers,
+        });
+        let _ = core.me.set(Arc::downgrade(&core));
+        Ok(core)
+    }
+
+    fn functions(&self) -> MutexGuard<'_, Functions> {
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuse to work in a forked child of the owner.
+    pub(crate) fn check_owner(&self, py: Python<'_>) -> PyResult<()> {
+        if self.inner.owner() == bireme_shm::os::process::own_pid() {
+            return Ok(());
+        }
+        Err(raise(
+            &self
+                .faces
+                .bind(py)
+                .call_method1("forked", (self.inner.owner(),))?,
+        ))
+    }
+
+    fn draining(&self) -> MutexGuard<'_, Draining> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Collect what has ended; deliver what was printed before it.
+    ///
+    /// Waits a moment, with the interpreter's lock released, while another thread is at it: what
+    /// one has drained it delivers before another drains on, so output comes before the result of
+    /// its task.
+    pub(crate) fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.inner.has_news() {
+            return Ok(());
+        }
+        // A thread may come here again from a stream's own `write`.
+        let me = bireme_shm::prim::current_thread();
+        let mut draining = self.draining();
+        match &mut draining.by {
+            Some((thread, _)) if *thread != me => {
+                drop(draining);
+                py.detach(|| self.wait_drained());
+                return Ok(());
+            }
+            Some((_, depth)) => *depth += 1,
+            nobody @ None => *nobody = Some((me, 1)),
+        }
+        drop(draining);
+        let (mut completions, mut events) = (Vec::new(), Vec::new());
+        self.inner.drain(&mut completions, &mut events);
+        let delivered = self.deliver(py, events);
+        self.take(completions);
+        let mut draining = self.draining();
+        draining.by = draining
+            .by
+            .map(|(thread, depth)| (thread, depth - 1))
+            .filter(|(_, depth)| *depth > 0);
+        if draining.by.is_none() && draining.waiting > 0 {
+            self.drained.notify_all();
+        }
+        delivered
+    }
+
+    fn wait_drained(&self) {
+        let mut draining = self.draining();
+        draining.waiting += 1;
+        let (mut draining, _) = self
+            .drained
+            .wait_timeout_while(draining, DRAIN_SLICE, |draining| draining.by.is_some())
+            .unwrap_or_else(PoisonError::into_inner);
+        draining.waiting -= 1;
+    }
+
+    fn deliver(&self, py: Python<'_>, events: Vec<Event>) -> PyResult<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let list = PyList::empty(py);
+        for event in events {
+            let (stream, bytes) = match event {
+                Event::Output { stream, bytes } => (stream, bytes),
+                Event::Log(bytes) => (0, bytes),
+            };
+            list.append((stream, PyBytes::new(py, &bytes)))?;
+        }
+        self.faces
+            .bind(py)
+            .call_method1("deliver", (list,))
+            .map(drop)
+    }
+
+    fn take(&self, completions: Vec<Completion<Ticket>>) {
+        let mut any = false;
+        for completion in completions {
+            let call = Arc::clone(&completion.ticket.call);
+            if call.wants_again(&completion) {
+                let Completion {
+                    ticket,
+                    task,
+                    first,
+                    last,
+                    ..
+                } = completion;
+                let attempt = task.range.attempt + 1;
+                let range = Attempt {
+                    first,
+                    last,
+                    attempt,
+                    strikes: 0,
+                };
+                self.inner.resubmit(ticket, Task { range, ..task });
+                continue;
+            }
+            if call.take(completion) {
+                any = true;
+                if call.watched.load(Ordering::Acquire) {
+                    self.ended
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(call);
+                    self.wake_dispatcher();
+                }
+            }
+        }
+        if any {
+            self.inner.wake_waiters();
+        }
+    }
+
+    pub(crate) fn wake_dispatcher(&self) {
+        if let Some(me) = self.me.get() {
+            self.dispatcher.wake(me);
+        }
+    }
+
+    /// Whether the dispatcher has something to do.
+    pub(crate) fn has_chores(&self) -> bool {
+        self.inner.has_news()
+            || self.births.load(Ordering::SeqCst) == births::WANTED
+            || !self
+                .ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+    }
+
+    /// The next worker to fork. Who takes one takes all that come up, until
+    /// [`leave_births`](Self::leave_births).
+    pub(crate) fn next_birth(&self) -> Option<(u32, Birth)> {
+        self.births.store(births::TAKEN, Ordering::SeqCst);
+        let (row, birth) = self.inner.next_birth()?;
+        Some((row, Birth::new(birth)))
+    }
+
+    /// The taker of births is through: the next ones, or those left, are for the dispatcher.
+    pub(crate) fn leave_births(&self) {
+        self.births.store(births::NONE, Ordering::SeqCst);
+        if self.inner.wants_births() {
+            self.births.store(births::WANTED, Ordering::SeqCst);
+            self.wake_dispatcher();
+        }
+    }
+
+    /// Fork the workers that are wanted.
+    fn fork_workers(&self, py: Python<'_>) -> PyResult<()> {
+        if self.births.load(Ordering::SeqCst) == births::WANTED
+            && let Some(core) = self.me.get().and_then(Weak::upgrade)
+        {
+            let faces = self.faces.bind(py);
+            faces.call_method1("fork_workers", (Client::new_for(core),))?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody besides the pool itself, and its dispatcher, holds it: results do.
+    pub(crate) fn is_awaited(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 + usize::from(self.dispatcher.runs())
+    }
+
+    /// What a waiter does where the system refuses threads: see to the births itself.
+    pub(crate) fn stand_in(&self, py: Python<'_>) -> PyResult<()> {
+        self.inner.supervise_if_paused();
+        if self.births.load(Ordering::SeqCst) == births::WANTED && !self.dispatcher.runs() {
+            self.fork_workers(py)?;
+        }
+        Ok(())
+    }
+
+    /// Fork workers, drain, call back.
+    pub(crate) fn do_chores(&self, py: Python<'_>) {
+        if let Err(error) = self.fork_workers(py) {
+            error.write_unraisable(py, None);
+        }
+        if let Err(error) = self.drain(py) {
+            error.write_unraisable(py, None);
+        }
+        loop {
+            let ended = self
+                .ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
+            let Some(call) = ended else { break };
+            let key = Arc::as_ptr(&call) as usize;
+            let watcher = self
+                .watchers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&key);
+            if let Some(watcher) = watcher
+                && let Err(error) = watcher.bind(py).call_method0("_call_back")
+            {
+                error.write_unraisable(py, None);
+            }
+            call.finish();
+            self.dispatcher.watched.fetch_sub(1, Ordering::SeqCst);
+            self.inner.wake_waiters();
+        }
+    }
+
+    fn no_memory(&self, py: Python<'_>, error: &ArenaError) -> PyErr {
+        match self
+            .faces
+            .bind(py)
+            .call_method1("no_memory", (error.to_string(),))
+        {
+            Ok(exception) => raise(&exception),
+            Err(error) => error,
+        }
+    }
+
+    /// The reference by which workers find `function`.
+    pub(crate) fn function(&self, function: &Bound<'_, PyAny>) -> PyResult<FunctionRef> {
+        let py = function.py();
+        let known = self.functions().find(function);
+        if let Some((record, reference, mutable)) = known {
+            match record {
+                None => return Ok(reference),
+                Some(record) if !mutable && record.call_method0("unchanged")?.is_truthy()? => {
+                    return Ok(reference);
+                }
+                Some(_) => {}
+            }
+        }
+        let record = self
+            .encoder
+            .bind(py)
+            .call_method1("encode_function", (function,))?;
+        if let Some(same) = self
+            .functions()
+            .same(function, &record.getattr("digest")?)?
+        {
+            return Ok(same);
+        }
+        let blob =
+            function::place(&self.inner, &record)?.map_err(|error| self.no_memory(py, &error))?;
+        let mut functions = self.functions();
+        let reference = FunctionRef {
+            id: functions.next_id(),
+            blob,
+        };
+        let forgotten =
+            functions.remember(function.clone().unbind(), &record, reference.clone())?;
+        drop(functions);
+        drop(forgotten);
+        Ok(reference)
+    }
+
+    /// Pickle arguments: plainly if that will do, by value where another process could not find a class.
+    ///
+    /// `label` says in errors what they are, or what each of them is.
+    pub(crate) fn encode<'py>(
+        &self,
+        function: &FunctionRef,
+        value: &Bound<'py, PyAny>,
+        label: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Encoded<'py>> {
+        if let Ok(encoded) = codec::dumps(value)
+            && !codec::names_main(&encoded)
+        {
+            return Ok(encoded);
+        }
+        let (py, encoder) = (value.py(), self.encoder.bind(value.py()));
+        let carries = self.functions().carries(py, function);
+        let known = match carries {
+            Some(carries) => carries,
+            None => PyFrozenSet::empty(py)?.into_any(),
+        };
+        Encoded::by_value(&encoder.call_method1("dumps", (value, known, label()?))?)
+    }
+
+    /// Put encoded arguments where a worker finds them; gives kind bits, payload, shared segments.
+    pub(crate) fn place(
+        &self,
+        py: Python<'_>,
+        encoded: &Encoded<'_>,
+        once: bool,
+        repeats: Option<&mut HashMap<(usize, usize), Arc<Whole>>>,
+    ) -> PyResult<(u32, Payload, Vec<Arc<Whole>>)> {
+        let mut kind = encoded.form << 8 | if encoded.by_value { flag::BY_VALUE } else { 0 };
+        if encoded.fits_inline() {
+            return Ok((
+                kind,
+                Payload::Inline(encoded.bytes.as_slice().into()),
+                Vec::new(),
+            ));
+        }
+        let refused = |error: ArenaError| self.no_memory(py, &error);
+        let (mut elsewhere, mut shared) = (Vec::new(), Vec::new());
+        if let Some(repeats) = repeats {
+            for buffer in &encoded.buffers {
+                let len = buffer.len_bytes();
+                if len < IN_PLACE_BYTES {
+                    elsewhere.push(None);
+                    continue;
+                }
+                let key = (buffer.buf_ptr() as usize, len);
+                let whole = if let Some(whole) = repeats.get(&key) {
+                    Arc::clone(whole)
+                } else {
+                    let whole = self.inner.whole(len as u64).map_err(refused)?;
+                    codec::store_buffer(py, buffer, &whole).map_err(refused)?;
+                    repeats.insert(key, Arc::clone(&whole));
+                    whole
+                };
+                elsewhere.push(Some((whole.id(), bireme_shm::segment::HEADER_BYTES)));
+                shared.push(whole);
+            }
+        }
+        let layout = codec::layout(encoded, &elsewhere);
+        let payload = if once && shared.is_empty() && encoded.buffer_bytes() >= IN_PLACE_BYTES {
+            kind |= flag::LENT;
+            let lent = self.inner.lend(layout.len as u64).map_err(refused)?;
+            codec::write(py, encoded, &layout, lent.base());
+            Payload::Lent(lent)
+        } else {
+            let blob = self.inner.blob(layout.len as u64).map_err(refused)?;
+            codec::write(py, encoded, &layout, blob.base());
+            Payload::Blob(blob)
+        };
+        Ok((kind, payload, shared))
+    }
+
+    /// Hand a task over; waits (and drains) while too many are pending.
+    pub(crate) fn submit(&self, py: Python<'_>, call: &Arc<Call>, task: Task) -> PyResult<()> {
+        let (mut ticket, mut task) = (
+            Ticket {
+                call: Arc::clone(call),
+            },
+            task,
+        );
+        loop {
+            let error;
+            (error, ticket, task) = match self.inner.submit(ticket, task) {
+                Ok(()) => return Ok(()),
+                Err(back) => back,
+            };
+            match error {
+                SubmitError::Full => {
+                    self.drain(py)?;
+                    py.detach(|| self.inner.wait(Wish::Any, Duration::from_millis(5)));
+                    py.check_signals()?;
+                }
+                SubmitError::Broken(broken) => return Err(self.closed(py, Some(&broken))),
+                _ => return Err(self.closed(py, None)),
+            }
+        }
+    }
+
+    fn closed(&self, py: Python<'_>, broken: Option<&bireme_runtime::task::Broken>) -> PyErr {
+        match broken {
+            None | Some(bireme_runtime::task::Broken::Terminated) => {
+                PyValueError::new_err("Pool not running")
+            }
+            Some(broken) => match abandoned(self.faces.bind(py), broken) {
+                Ok(exception) => raise(&exception),
+                Err(error) => error,
+            },
+        }
+    }
+
+    pub(crate) fn finish_empty(&self, call: &Arc<Call>) {
+        if call.watched.load(Ordering::Acquire) {
+            self.ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Arc::clone(call));
+            self.wake_dispatcher();
+        } else {
+            call.finish();
+        }
+    }
+
+    pub(crate) fn wake_if_watched(&self) {
+        if self.dispatcher.watched.load(Ordering::SeqCst) != 0 {
+            self.wake_dispatcher();
+        }
+    }
+}
+
+/// An exception object as an error.
+pub(crate) fn raise(exception: &Bound<'_, PyAny>) -> PyErr {
+    PyErr::from_value(exception.clone())
+}

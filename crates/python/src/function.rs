@@ -1,0 +1,141 @@
+//! Functions travel once: what was sent, and whether it is still the same.
+
+use crate::codec::{self, Encoded};
+use bireme_runtime::task::{FunctionRef, Payload};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// Functions remembered; the oldest is forgotten first.
+const REMEMBERED: usize = 64;
+/// A function whose pickle and buffers are larger gets a segment of its own.
+const WHOLE_BYTES: usize = 64 << 10;
+
+struct Sent {
+    function: Py<PyAny>,
+    /// `serialize.Function`: knows whether the function has changed.
+    record: Py<PyAny>,
+    digest: Py<PyAny>,
+    /// Definitions that the function's pickle carries: its arguments need not repeat them.
+    carries: Py<PyAny>,
+    stable: bool,
+    mutable: bool,
+    reference: FunctionRef,
+}
+
+/// The functions that a client has sent.
+#[derive(Default)]
+pub(crate) struct Functions {
+    sent: Vec<Sent>,
+    last_id: u64,
+}
+
+impl Functions {
+    /// The reference of `function` if it was sent and needs no question; else its record to ask.
+    pub(crate) fn find<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+    ) -> Option<(Option<Bound<'py, PyAny>>, FunctionRef, bool)> {
+        let py = function.py();
+        let sent = self
+            .sent
+            .iter()
+            .rev()
+            .find(|sent| sent.function.is(function))?;
+        let record = (!sent.stable).then(|| sent.record.bind(py).clone());
+        Some((record, sent.reference.clone(), sent.mutable))
+    }
+
+    /// The reference of a function with the same content, if one was sent.
+    pub(crate) fn same(
+        &self,
+        function: &Bound<'_, PyAny>,
+        digest: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<FunctionRef>> {
+        for sent in self.sent.iter().filter(|sent| sent.function.is(function)) {
+            if sent.digest.bind(function.py()).eq(digest)? {
+                return Ok(Some(sent.reference.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the function with `reference` carries.
+    pub(crate) fn carries<'py>(
+        &self,
+        py: Python<'py>,
+        reference: &FunctionRef,
+    ) -> Option<Bound<'py, PyAny>> {
+        self.sent
+            .iter()
+            .find(|sent| sent.reference.id == reference.id)
+            .map(|sent| sent.carries.bind(py).clone())
+    }
+
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Remember what was sent; gives what is forgotten, to be dropped without a lock.
+    pub(crate) fn remember(
+        &mut self,
+        function: Py<PyAny>,
+        record: &Bound<'_, PyAny>,
+        reference: FunctionRef,
+    ) -> PyResult<Vec<Py<PyAny>>> {
+        let mut forgotten = Vec::new();
+        self.sent.retain_mut(|sent| {
+            let keep = !sent.function.is(&function);
+            if !keep {
+                forgotten.push(std::mem::replace(&mut sent.function, record.py().None()));
+                forgotten.push(std::mem::replace(&mut sent.record, record.py().None()));
+            }
+            keep
+        });
+        if self.sent.len() >= REMEMBERED {
+            let oldest = self.sent.remove(0);
+            forgotten.extend([
+                oldest.function,
+                oldest.record,
+                oldest.digest,
+                oldest.carries,
+            ]);
+        }
+        self.sent.push(Sent {
+            function,
+            record: record.clone().unbind(),
+            digest: record.getattr("digest")?.unbind(),
+            carries: record.getattr("carries")?.unbind(),
+            stable: record.getattr("stable")?.is_truthy()?,
+            mutable: record.getattr("mutable")?.is_truthy()?,
+            reference,
+        });
+        Ok(forgotten)
+    }
+}
+
+/// Put a function's record into shared memory.
+pub(crate) fn place(
+    client: &bireme_runtime::client::Client<crate::call::Ticket>,
+    record: &Bound<'_, PyAny>,
+) -> PyResult<Result<Payload, bireme_shm::arena::ArenaError>> {
+    let py = record.py();
+    let pair = (
+        record.getattr("payload")?.cast_into::<PyBytes>()?,
+        record.getattr("buffers")?,
+    )
+        .into_pyobject(py)?;
+    let mut encoded = Encoded::by_value(pair.as_any())?;
+    encoded.form = codec::form::PARCEL; // always a message: a worker learns its size from the location
+    let layout = codec::layout(&encoded, &[]);
+    if layout.len > WHOLE_BYTES {
+        return Ok(client.whole(layout.len as u64).and_then(|whole| {
+            codec::store(py, &encoded, &layout, &whole)?;
+            Ok(Payload::Whole(whole))
+        }));
+    }
+    Ok(client.blob(layout.len as u64).map(|blob| {
+        codec::write(py, &encoded, &layout, blob.base());
+        Payload::Blob(blob)
+    }))
+}

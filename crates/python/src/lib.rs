@@ -1,0 +1,66 @@
+//! `bireme._core`: conversions, lock release, errors. No decisions are made here.
+//!
+//! * [`client`]: a pool for its owner, and [`dispatch`]: the thread that calls back;
+//! * [`call`] and [`outcome`]: submitted calls and the objects users wait on;
+//! * [`worker`] and [`template`]: the other two kinds of process, [`shared`]: results made in place;
+//! * [`codec`] and [`block`]: values as bytes, memory as buffers.
+#![allow(unsafe_code)] // `block`, `codec`, `worker`: each block says why it is sound
+
+mod block;
+mod call;
+mod calls;
+mod client;
+mod codec;
+mod core;
+mod dispatch;
+mod function;
+mod items;
+mod outcome;
+mod returned;
+mod shared;
+mod template;
+mod worker;
+
+use pyo3::prelude::*;
+
+/// bireme's core: shared memory, task queue and supervision for one machine.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::block::Block;
+    #[pymodule_export]
+    use super::client::{Client, Handle};
+    #[cfg(feature = "fail-points")]
+    #[pymodule_export]
+    use super::fail_points;
+    #[pymodule_export]
+    use super::outcome::Outcome;
+    #[pymodule_export]
+    use super::template::{
+        Birth, TemplateHost, begin_fork, end_fork, end_templates, receive_birth, resume_after_forks,
+    };
+    #[pymodule_export]
+    use super::worker::{Worker, current_task, leave_after_task, stop_requested};
+    #[pymodule_export]
+    use super::{available_memory, usable_cpus};
+}
+
+/// Cores that this process may use.
+#[pyfunction]
+fn usable_cpus() -> u32 {
+    bireme_runtime::limits::usable_cpus()
+}
+
+/// Names of the steps at which a test may have a process die.
+#[cfg(feature = "fail-points")]
+#[pyfunction]
+fn fail_points() -> Vec<&'static str> {
+    let points = bireme_shm::fail::Point::ALL;
+    points.iter().map(|point| point.name()).collect()
+}
+
+/// Memory that could be had now, in bytes.
+#[pyfunction]
+fn available_memory() -> u64 {
+    bireme_runtime::limits::available_memory()
+}

@@ -1,0 +1,327 @@
+//! What users wait on: the result of an `apply` or a `map`.
+
+use crate::call::{Call, Item, Part};
+use crate::core::{Core, raise};
+use bireme_shm::park::Wish;
+use bireme_shm::prim::current_thread;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+/// Longest sleep of a waiter: signals are looked at in between.
+const SLICE: Duration = Duration::from_millis(50);
+/// The same while waiting for many results, whose wakes are guesses.
+const DRY_SLICE: Duration = Duration::from_millis(5);
+
+/// The pending or finished result of a call; the base of `AsyncResult`.
+#[pyclass(frozen, subclass, weakref, module = "bireme._core")]
+pub(crate) struct Outcome {
+    pub(crate) call: Arc<Call>,
+    core: Arc<Core>,
+    function: Py<PyAny>,
+    gathered: Mutex<Gathered>,
+    decoded: Condvar,
+}
+
+#[derive(Default)]
+struct Gathered {
+    /// Threads that decode parts just now.
+    decoding: Vec<ThreadId>,
+    /// Threads that wait for the others' parts.
+    waiting: u32,
+    list: Option<Py<PyList>>,
+    value: Option<Py<PyAny>>,
+    /// Failed items: index and exception.
+    errors: Vec<(u64, Py<PyAny>)>,
+}
+
+impl Outcome {
+    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>, function: Py<PyAny>) -> Self {
+        Self {
+            call,
+            core,
+            function,
+            gathered: Mutex::default(),
+            decoded: Condvar::new(),
+        }
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decode what has arrived. One thread at a time has each part; values are stored without a lock held.
+    fn gather(&self, py: Python<'_>) -> PyResult<()> {
+        let me = current_thread();
+        let parts = {
+            let mut gathered = self.gathered();
+            let parts = self.call.take_parts();
+            if parts.is_empty() {
+                return Ok(());
+            }
+            gathered.decoding.push(me);
+            parts
+        };
+        let decoded = self.decode(py, parts);
+        let mut gathered = self.gathered();
+        if let Some(mine) = gathered.decoding.iter().position(|thread| *thread == me) {
+            gathered.decoding.swap_remove(mine);
+        }
+        if gathered.waiting > 0 {
+            self.decoded.notify_all();
+        }
+        decoded
+    }
+
+    /// Gather, and wait for the parts that other threads have taken.
+    fn gather_all(&self, py: Python<'_>) -> PyResult<()> {
+        self.gather(py)?;
+        let me = current_thread();
+        // Unpickling in this very thread may have led back here.
+        let busy = |gathered: &Gathered| gathered.decoding.iter().any(|thread| *thread != me);
+        while busy(&self.gathered()) {
+            py.detach(|| {
+                let mut gathered = self.gathered();
+                gathered.waiting += 1;
+                let (mut gathered, _) = self
+                    .decoded
+                    .wait_timeout_while(gathered, SLICE, |gathered| busy(gathered))
+                    .unwrap_or_else(PoisonError::into_inner);
+                gathered.waiting -= 1;
+            });
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, py: Python<'_>, parts: Vec<Part>) -> PyResult<()> {
+        let single = self.call.single();
+        let list = if single { None } else { Some(self.list(py)?) };
+        let errors = self.core.faces.bind(py);
+        for part in parts {
+            part.decode(
+                py,
+                &self.call,
+                self.function.bind(py),
+                errors,
+                |index, item| {
+                    match (item, &list) {
+                        (Item::Value(value), Some(list)) => list.set_item(index as usize, value)?,
+                        (Item::Value(value), None) => self.gathered().value = Some(value.unbind()),
+                        (Item::Raised(error), _) => {
+                            if let Some(list) = &list {
+                                list.set_item(index as usize, &error)?;
+                            }
+                            let error = error.unbind();
+                            self.gathered().errors.push((index, error));
+                        }
+                    }
+                    Ok(())
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.gather_all(py)?;
+        let gathered = self.gathered();
+        if let Some((_, error)) = gathered.errors.iter().min_by_key(|(index, _)| *index) {
+            return Err(raise(error.bind(py)));
+        }
+        if self.call.single() {
+            return Ok(gathered
+                .value
+                .as_ref()
+                .map_or_else(|| py.None(), |value| value.clone_ref(py)));
+        }
+        drop(gathered);
+        Ok(self.list(py)?.into_any().unbind())
+    }
+
+    fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        if let Some(list) = &self.gathered().list {
+            return Ok(list.bind(py).clone());
+        }
+        let none = py.None();
+        let fresh = PyList::new(py, (0..self.call.items() as usize).map(|_| &none))?;
+        let mut gathered = self.gathered();
+        Ok(gathered
+            .list
+            .get_or_insert_with(|| fresh.unbind())
+            .bind(py)
+            .clone())
+    }
+
+    /// Wait for the end; `false` when the time is over.
+    fn wait_done(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = deadline(timeout)?;
+        loop {
+            self.core.drain(py)?;
+            if self.call.is_done() {
+                return Ok(true);
+            }
+            if !self.call.single() {
+                self.gather(py)?; // decode while the workers go on
+            }
+            let wish = if self.call.watched.load(bireme_shm::prim::Ordering::Acquire) {
+                Wish::Any
+            } else {
+                self.call.wish()
+            };
+            if self.core.inner.spin(wish) {
+                py.check_signals()?;
+                continue;
+            }
+            let mut slice = if wish == Wish::Dry { DRY_SLICE } else { SLICE };
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(false);
+                }
+                slice = slice.min(left);
+            }
+            let (inner, call) = (&self.core.inner, &self.call);
+            py.detach(|| inner.wait_unless(wish, slice, || call.is_done()));
+            py.check_signals()?;
+            self.core.stand_in(py)?;
+        }
+    }
+}
+
+fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = timeout else {
+        return Ok(None);
+    };
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err(
+            "timeout must be a number of seconds, not NaN",
+        ));
+    }
+    // A limit beyond what the clock can count is none.
+    Ok(Duration::try_from_secs_f64(seconds.max(0.0))
+        .ok()
+        .and_then(|timeout| Instant::now().checked_add(timeout)))
+}
+
+#[pymethods]
+impl Outcome {
+    #[new]
+    fn py_new(handle: &Bound<'_, crate::client::Handle>) -> Self {
+        handle.get().outcome(handle.py())
+    }
+
+    /// A caught exception's traceback may lead back here: the collector must see through.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.function)?;
+        let Ok(gathered) = self.gathered.try_lock() else {
+            return Ok(());
+        };
+        visit.call(&gathered.list)?;
+        visit.call(&gathered.value)?;
+        gathered
+            .errors
+            .iter()
+            .try_for_each(|(_, error)| visit.call(error))
+    }
+
+    fn __clear__(&self) {
+        let gathered = std::mem::take(&mut *self.gathered());
+        drop(gathered); // without the lock: this may run Python code
+    }
+
+    /// Wait at most `timeout` seconds for the end.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        self.core.check_owner(py)?;
+        self.wait_done(py, timeout).map(drop)
+    }
+
+    /// Whether the call has ended.
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        self.core.check_owner(py)?;
+        if !self.call.is_done() {
+            self.core.drain(py)?;
+        }
+        Ok(self.call.is_done())
+    }
+
+    /// Wait at most `timeout` seconds and give the value, or raise what the call raised.
+    #[pyo3(signature = (timeout=None))]
+    fn get(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        if !self.call.is_done() {
+            self.core.check_owner(py)?;
+            if !self.wait_done(py, timeout)? {
+                return Err(raise(
+                    &self.core.faces.bind(py).call_method0("wait_timed_out")?,
+                ));
+            }
+        }
+        self.value(py)
+    }
+
+    /// The value of an ended call that may still be waiting for its callback, or raise what it raised.
+    fn _value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.value(py)
+    }
+
+    /// Whether the ended call raised nothing.
+    fn successful(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let (this, py) = (slf.get(), slf.py());
+        if !this.ready(py)? {
+            return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
+        }
+        this.gather_all(py)?;
+        Ok(this.gathered().errors.is_empty())
+    }
+
+    /// Each item of the ended call: `(True, value)` or `(False, exception)`.
+    fn _outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.gather_all(py)?;
+        let gathered = self.gathered();
+        let mut failed: Vec<u64> = gathered.errors.iter().map(|(index, _)| *index).collect();
+        drop(gathered);
+        failed.sort_unstable();
+        let list = self.list(py)?;
+        let pairs = PyList::empty(py);
+        for (index, value) in (0u64..).zip(list.iter()) {
+            pairs.append(PyTuple::new(
+                py,
+                [
+                    pyo3::types::PyBool::new(py, failed.binary_search(&index).is_err())
+                        .to_owned()
+                        .into_any(),
+                    value,
+                ],
+            )?)?;
+        }
+        Ok(pairs)
+    }
+
+    /// Items that have ended.
+    fn _ended(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.drain(py)?;
+        Ok(self.call.ended())
+    }
+
+    /// Number of items.
+    fn _items(&self) -> u64 {
+        self.call.items()
+    }
+
+    /// Take the call back; a running one is stopped too if `running`. Gives how many tasks were reached.
+    fn _cancel(&self, py: Python<'_>, running: bool) -> PyResult<usize> {
+        self.core.check_owner(py)?;
+        let call = &self.call;
+        let count = self
+            .core
+            .inner
+            .cancel(|ticket| Arc::ptr_eq(&ticket.call, call), running);
+        self.core.drain(py)?;
+        Ok(count)
+    }
+}

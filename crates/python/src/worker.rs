@@ -1,0 +1,639 @@
+//! The worker's loop: claim, decode, call, encode, publish.
+
+use crate::block::Hold;
+use crate::calls::{end_if_exit, invoke, leave_child, map_items};
+use crate::codec::{self, Arrived, Encoded, flag, form, mode};
+use crate::items::{Items, Source, Watch};
+use crate::returned::{Run, encode_error, encode_run, raised_bytes};
+use crate::shared;
+use bireme_runtime::message::Message;
+use bireme_runtime::worker::{self as kernel, Finished, Next, ResultPlace, TRIM_AFTER, Watchdog};
+use bireme_shm::control::{Control, INLINE_BYTES, Location};
+use bireme_shm::lease::Lease;
+use bireme_shm::os::memory::{Mapping, Sharing};
+use bireme_shm::os::process;
+use bireme_shm::prim::{AtomicBool, AtomicU64, Ordering};
+use bireme_shm::queue::SlotRef;
+use bireme_shm::segment::Segment;
+use bireme_shm::view::View;
+use bireme_shm::word::Word;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The slot that the main thread runs: `generation << 32 | index + 1`, or 0.
+static CURRENT: AtomicU64 = AtomicU64::new(0);
+/// This process is a forked child of a worker, made by a task.
+static FORKED: AtomicBool = AtomicBool::new(false);
+static CONTROL: OnceLock<Arc<Control>> = OnceLock::new();
+
+/// A task that is over sooner has written nothing: a system call takes longer.
+const COULD_WRITE_NS: u64 = 700;
+
+/// Whether the task that runs now was asked to stop. For signal handlers.
+#[pyfunction]
+pub(crate) fn stop_requested() -> bool {
+    let current = CURRENT.load(Ordering::Acquire);
+    let (Some(control), Some(index)) = (CONTROL.get(), (current as u32).checked_sub(1)) else {
+        return false;
+    };
+    let bits = control.word(index as usize).load(Ordering::Acquire);
+    Word::unpack(bits)
+        .is_some_and(|word| word.generation == (current >> 32) as u32 && word.cancelled())
+}
+
+/// In a forked child of a worker: leave when the task's function returns.
+#[pyfunction]
+pub(crate) fn leave_after_task() {
+    FORKED.store(true, Ordering::SeqCst);
+}
+
+/// Id of the task that runs now, index and attempt number of its item; `None` outside of a task.
+#[pyfunction]
+pub(crate) fn current_task() -> Option<(u64, u64, u32)> {
+    let current = CURRENT.load(Ordering::Acquire);
+    let (control, index) = (CONTROL.get()?, (current as u32).checked_sub(1)?);
+    let fields = control.slot(index as usize);
+    let item = fields.progress.0.load(Ordering::Relaxed); // RELAXED, all: our own slot
+    Some((
+        current,
+        fields.base.load(Ordering::Relaxed) + item,
+        fields.attempt.load(Ordering::Relaxed),
+    ))
+}
+
+struct State {
+    kernel: kernel::Worker,
+    functions: HashMap<u64, Py<PyAny>>,
+    watchdog: Option<Watchdog>,
+    /// The lent arguments of the task that runs: its block is the client's until the task is `Done`.
+    /// Released earlier, it would be given to others while a retry, after our death, still reads it.
+    lent: Option<Hold>,
+}
+
+/// A worker process.
+#[pyclass(frozen, module = "bireme._core")]
+pub(crate) struct Worker {
+    state: Mutex<State>,
+    boot: OwnedFd,
+    story: OwnedFd,
+    client: OwnedFd,
+    out: OwnedFd,
+    err: OwnedFd,
+}
+
+/// The Python side of the loop, looked up once.
+pub(crate) struct Hooks<'py> {
+    load_function: Bound<'py, PyAny>,
+    loads: Bound<'py, PyAny>,
+    pub(crate) dumps_result: Bound<'py, PyAny>,
+    pub(crate) encode_exception: Bound<'py, PyAny>,
+    seed_item: Bound<'py, PyAny>,
+    pub(crate) leave: Bound<'py, PyAny>,
+    end_task: Bound<'py, PyAny>,
+    pub(crate) map: Bound<'py, PyAny>,
+}
+
+/// Where bytes in shared memory lie, with what keeps them mapped.
+type Place = (Arc<Segment>, Location);
+
+impl Worker {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Run one task.
+    fn execute(&self, py: Python<'_>, hooks: &Hooks<'_>, slot: SlotRef) -> PyResult<()> {
+        let begun = self.state().kernel.begin(slot);
+        if !begun {
+            return Ok(());
+        }
+        CURRENT.store(
+            u64::from(slot.generation) << 32 | u64::from(slot.index + 1),
+            Ordering::Release,
+        );
+        let started = process::now_ns();
+        let (kind, single) = {
+            let state = self.state();
+            let kind = state.kernel.slot(slot).kind.load(Ordering::Relaxed); // RELAXED: the word was acquired
+            (
+                kind,
+                matches!(kind & 0xff, mode::CALL | mode::CALL_WITH_KEYWORDS),
+            )
+        };
+        let run = self.run_items(py, hooks, slot, kind, started);
+        let upto;
+        let encoded = match run {
+            Ok(run) => {
+                upto = run.upto;
+                encode_run(py, hooks, run, single)
+            }
+            Err(error) => {
+                CURRENT.store(0, Ordering::Release); // as below
+                // The payload or the function could not be read: every item ends so.
+                upto = self.state().kernel.slot(slot).last.load(Ordering::Relaxed); // RELAXED: ours
+                let raised = encode_error(hooks, error)?;
+                if single {
+                    Ok((form::RAISED, raised))
+                } else {
+                    let count = upto - self.state().kernel.slot(slot).first.load(Ordering::Relaxed); // RELAXED: ours
+                    let failed = (0..count as usize).collect();
+                    let values = vec![raised_bytes(py, &raised).into_any(); count as usize];
+                    encode_run(
+                        py,
+                        hooks,
+                        Run {
+                            values,
+                            failed,
+                            upto,
+                        },
+                        false,
+                    )
+                }
+            }
+        };
+        // From here on a request to stop comes too late, and must not raise anything in our own code.
+        CURRENT.store(0, Ordering::Release);
+        let (kind, encoded) = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => (form::RAISED, encode_error(hooks, error)?),
+        };
+        self.publish(py, hooks, slot, kind, encoded, upto, started)
+    }
+
+    /// Decode the payload and call the function on each item.
+    fn run_items<'py>(
+        &self,
+        py: Python<'py>,
+        hooks: &Hooks<'py>,
+        slot: SlotRef,
+        kind: u32,
+        started_ns: u64,
+    ) -> PyResult<Run<'py>> {
+        let function = self.function(py, hooks, slot)?;
+        let (first, last, base, seed, watch) = {
+            let state = self.state();
+            let fields = state.kernel.slot(slot);
+            // RELAXED, all: the word was acquired.
+            let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
+            let watch = Watch {
+                control: state.kernel.control(),
+                slot,
+                started_ns,
+                guided: kind & flag::GUIDED != 0,
+            };
+            let (first, last) = (load(&fields.first), load(&fields.last));
+            (first, last, load(&fields.base), load(&fields.seed), watch)
+        };
+        let what = kind & 0xff;
+        let seeded = kind & flag::SEEDED != 0;
+        if what == mode::MAP && last - first > 1 && !seeded {
+            let source = self.source(py, hooks, slot, kind, first, last)?;
+            return map_items(
+                hooks,
+                &function,
+                Items::new(source, watch, first, last),
+                first,
+            );
+        }
+        let items = self.items(py, hooks, slot, kind, first, last)?;
+        let mut run = Run {
+            values: Vec::with_capacity(items.len()),
+            failed: Vec::new(),
+            upto: last,
+        };
+        let timed = self
+            .state()
+            .kernel
+            .slot(slot)
+            .timeout_ns
+            .load(Ordering::Relaxed)
+            != 0; // RELAXED: ours
+        let many = items.len() > 1;
+        for (index, item) in (first..).zip(items) {
+            if many || timed {
+                watch.progress(index);
+            }
+            if seeded {
+                hooks.seed_item.call1((seed, base + index))?;
+            }
+            let mut outcome = invoke(&function, what, &item);
+            if forked() {
+                outcome = leave_child(hooks, outcome);
+            }
+            match outcome {
+                Ok(value) => run.values.push(value),
+                Err(error) => {
+                    let raised = encode_error(hooks, end_if_exit(py, hooks, error)?)?;
+                    run.failed.push(run.values.len());
+                    run.values.push(raised_bytes(py, &raised).into_any());
+                    if many && stop_requested() {
+                        run.upto = index + 1; // the rest is not to be stopped with it
+                        break;
+                    }
+                }
+            }
+            drop(item);
+            if index + 1 < last && watch.is_better_shared() {
+                run.upto = index + 1;
+                break;
+            }
+        }
+        Ok(run)
+    }
+
+    /// The items of a chunk for a loop in C.
+    fn source(
+        &self,
+        py: Python<'_>,
+        hooks: &Hooks<'_>,
+        slot: SlotRef,
+        kind: u32,
+        first: u64,
+        last: u64,
+    ) -> PyResult<Source> {
+        if kind >> 8 & 0xff == form::RANGE {
+            let (bytes, _) = self.bytes(slot)?;
+            let (start, step) = codec::unpack_range(bytes.as_slice())?;
+            return Ok(Source::Range { start, step });
+        }
+        let items = self.items(py, hooks, slot, kind, first, last)?;
+        let objects: Vec<Py<PyAny>> = items.into_iter().map(Bound::unbind).collect();
+        Ok(Source::Objects(objects.into_iter()))
+    }
+
+    /// The items of a task; of a single call one, which holds its arguments.
+    fn items<'py>(
+        &self,
+        py: Python<'py>,
+        hooks: &Hooks<'py>,
+        slot: SlotRef,
+        kind: u32,
+        first: u64,
+        last: u64,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let shape = kind >> 8 & 0xff;
+        match kind & 0xff {
+            mode::CALL if shape == form::EMPTY => Ok(vec![PyTuple::empty(py).into_any()]),
+            mode::CALL | mode::CALL_WITH_KEYWORDS => Ok(vec![self.payload(py, hooks, slot, kind)?]),
+            _ if matches!(shape, form::INTS | form::FLOATS | form::RANGE) => {
+                let (bytes, _) = self.bytes(slot)?;
+                codec::unpack_items(py, shape, bytes.as_slice(), first, last)
+            }
+            _ => {
+                let all = self.payload(py, hooks, slot, kind)?;
+                match all.cast::<PyList>() {
+                    Ok(list) => Ok(list
+                        .get_slice(first as usize, last as usize)
+                        .iter()
+                        .collect()),
+                    Err(_) => (first..last).map(|index| all.get_item(index)).collect(),
+                }
+            }
+        }
+    }
+
+    fn function<'py>(
+        &self,
+        py: Python<'py>,
+        hooks: &Hooks<'py>,
+        slot: SlotRef,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (id, location) = {
+            let state = self.state();
+            let fields = state.kernel.slot(slot);
+            let id = fields.function.load(Ordering::Relaxed); // RELAXED: the word was acquired
+            if let Some(function) = state.functions.get(&id) {
+                return Ok(function.bind(py).clone());
+            }
+            (id, fields.function_at.load())
+        };
+        let segment = self.state().kernel.segment(location.segment)?;
+        let whole =
+            location.offset == bireme_shm::segment::HEADER_BYTES && location.segment >= 0xf000_0000;
+        let mapping;
+        let (start, hold): (*mut u8, Option<Hold>) = if whole {
+            mapping = Arc::new(segment.private_view(location.offset, location.len)?);
+            (mapping.base(), Some(mapping))
+        } else {
+            (
+                segment
+                    .block(location.offset, location.len)
+                    .ok_or_else(|| {
+                        PyRuntimeError::new_err("a function lies outside of its segment")
+                    })?,
+                None,
+            )
+        };
+        // SAFETY: inside the segment, which `segment` or `hold` keeps; the client wrote it before
+        // the task was published and frees it only after the task has ended.
+        let bytes = unsafe { std::slice::from_raw_parts(start, location.len as usize) };
+        let (payload, buffers) =
+            codec::open(py, form::PARCEL, &Arrived { bytes, hold }, &mut nowhere)?;
+        let function = hooks.load_function.call1((payload, buffers))?;
+        self.state().functions.insert(id, function.clone().unbind());
+        Ok(function)
+    }
+
+    /// The bytes of the payload: copied from the slot, or in place with what keeps them.
+    fn bytes(&self, slot: SlotRef) -> PyResult<(PayloadBytes, Option<Place>)> {
+        let mut state = self.state();
+        let location = state.kernel.slot(slot).args_at.load();
+        if location.segment == 0 {
+            let (bytes, len) = state.kernel.slot(slot).read_inline_args(location.len);
+            return Ok((PayloadBytes::Inline(bytes, len), None));
+        }
+        let segment = state.kernel.segment(location.segment)?;
+        let start = segment
+            .block(location.offset, location.len)
+            .ok_or_else(|| PyRuntimeError::new_err("a payload lies outside of its segment"))?;
+        Ok((
+            PayloadBytes::Shared(start, location.len as usize),
+            Some((segment, location)),
+        ))
+    }
+
+    fn payload<'py>(
+        &self,
+        py: Python<'py>,
+        hooks: &Hooks<'py>,
+        slot: SlotRef,
+        kind: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (bytes, place) = self.bytes(slot)?;
+        let hold = place
+            .filter(|_| kind & flag::LENT != 0)
+            .map(|(segment, location)| -> Hold { Arc::new(Lease::new(segment, location.ticket)) });
+        self.state().lent.clone_from(&hold);
+        let mut resolve = |segment: u32, offset: u64, len: u64| -> PyResult<(*mut u8, Hold)> {
+            let segment = self.state().kernel.segment(segment)?;
+            let view: Mapping = segment.private_view(offset, len)?;
+            Ok((view.base(), Arc::new(view)))
+        };
+        let arrived = Arrived {
+            bytes: bytes.as_slice(),
+            hold,
+        };
+        let (pickled, buffers) = codec::open(py, kind >> 8 & 0xff, &arrived, &mut resolve)?;
+        if kind & flag::BY_VALUE != 0 {
+            hooks.loads.call1((pickled, buffers))
+        } else {
+            codec::loads(&pickled, buffers)
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the end of one task")]
+    fn publish(
+        &self,
+        py: Python<'_>,
+        hooks: &Hooks<'_>,
+        slot: SlotRef,
+        kind: u32,
+        encoded: Encoded<'_>,
+        upto: u64,
+        started: u64,
+    ) -> PyResult<()> {
+        let (mut kind, mut encoded) = (kind, encoded);
+        let block = if encoded.fits_inline() {
+            None
+        } else if let Some(block) = shared::hand_over(py, &mut encoded) {
+            Some(block)
+        } else {
+            let layout = codec::layout(&encoded, &[]);
+            let allocated = self.state().kernel.allocate(layout.len as u64);
+            match allocated {
+                Ok(block) => {
+                    codec::write(py, &encoded, &layout, block.base());
+                    Some(block)
+                }
+                Err(error) => {
+                    (kind, encoded) = (form::REFUSED, Encoded::refused(&error.to_string()));
+                    None
+                }
+            }
+        };
+        let mut short = [0; INLINE_BYTES];
+        let bytes = encoded.bytes.as_slice();
+        let len = bytes.len().min(INLINE_BYTES);
+        short[..len].copy_from_slice(&bytes[..len]);
+        drop(encoded); // its buffers, before the arguments' block may be released
+        let busy = process::now_ns() - started;
+        if busy > COULD_WRITE_NS {
+            hooks.end_task.call0()?;
+        }
+        let wrote = busy > COULD_WRITE_NS
+            && process::bytes_waiting(&self.out) + process::bytes_waiting(&self.err) > 0;
+        let finished = {
+            let place = block
+                .as_ref()
+                .map_or(ResultPlace::Inline(&short[..len]), ResultPlace::Block);
+            self.state()
+                .kernel
+                .finish(slot, kind, &place, upto, wrote, busy)
+        };
+        if finished == Finished::Condemned {
+            py.detach(|| {
+                loop {
+                    process::pause(std::time::Duration::from_secs(1)); // the signal is on its way
+                }
+            });
+        }
+        let lent = self.state().lent.take();
+        drop(lent); // the last view, unless the task kept one
+        Ok(())
+    }
+}
+
+/// Whether this process is a forked child of a worker, made by a task.
+pub(crate) fn forked() -> bool {
+    FORKED.load(Ordering::Relaxed) // RELAXED: set by this thread
+}
+
+enum PayloadBytes {
+    Inline([u8; INLINE_BYTES], usize),
+    Shared(*const u8, usize),
+}
+
+impl PayloadBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes, len) => &bytes[..*len],
+            // SAFETY: inside a mapped segment that the worker keeps; the client wrote it before the
+            // task was published and frees it only after the task has ended or the hold is gone.
+            Self::Shared(start, len) => unsafe { std::slice::from_raw_parts(*start, *len) },
+        }
+    }
+}
+
+fn nowhere(_: u32, _: u64, _: u64) -> PyResult<(*mut u8, Hold)> {
+    Err(PyRuntimeError::new_err(
+        "a function names a foreign segment",
+    ))
+}
+
+#[pymethods]
+impl Worker {
+    /// Take up the place that `birth` gives.
+    #[new]
+    fn new(birth: &Bound<'_, crate::template::Birth>) -> PyResult<Self> {
+        let (kernel, [boot, story, client, out, err]) =
+            kernel::Worker::attach(birth.get().take()?)?;
+        let _ = CONTROL.set(kernel.control());
+        process::adopt_orphans();
+        process::continue_with_parents_end();
+        let state = State {
+            kernel,
+            functions: HashMap::new(),
+            watchdog: None,
+            lent: None,
+        };
+        let worker = Self {
+            state: Mutex::new(state),
+            boot,
+            story,
+            client,
+            out,
+            err,
+        };
+        // Without a thread to be had the template, or the hang-up of the socket, must do.
+        let _ = worker.watch();
+        Ok(worker)
+    }
+
+    /// Start the watchdog, if it does not run.
+    fn watch(&self) -> PyResult<()> {
+        let mut state = self.state();
+        if state.watchdog.is_none() {
+            let peer = state.kernel.socket()?;
+            state.watchdog = Some(Watchdog::start(self.client.try_clone()?, peer)?);
+        }
+        Ok(())
+    }
+
+    /// Stop the watchdog, keep what is seen: before a fork.
+    fn unwatch(&self) {
+        bireme_shm::lease::before_fork();
+        let watchdog = self.state().watchdog.take();
+        drop(watchdog);
+    }
+
+    /// In a forked child of the worker: forget the thread that only the parent has.
+    fn forked(&self) {
+        if let Some(watchdog) = self.state().watchdog.take() {
+            watchdog.forget();
+        }
+    }
+
+    /// Row in the pool.
+    #[getter]
+    fn row(&self) -> usize {
+        self.state().kernel.row()
+    }
+
+    /// Number of this birth within the pool, from 1.
+    #[getter]
+    fn serial(&self) -> u32 {
+        self.state().kernel.serial()
+    }
+
+    /// What the client wrote for every worker: bytes and buffers, the latter private to this process.
+    fn boot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Vec<Bound<'py, PyAny>>)> {
+        let len = bireme_shm::os::memory::size(std::os::fd::AsFd::as_fd(&self.boot))? as usize;
+        let map = Arc::new(Mapping::new(&self.boot, 0, len, Sharing::Private)?);
+        // SAFETY: the client wrote it before the first birth and never again; `hold` keeps the mapping.
+        let bytes = unsafe { std::slice::from_raw_parts(map.base(), len) };
+        codec::open(
+            py,
+            form::PARCEL,
+            &Arrived {
+                bytes,
+                hold: Some(map),
+            },
+            &mut nowhere,
+        )
+    }
+
+    /// Descriptors: for last words, standard output, standard error.
+    fn fds(&self) -> (i32, i32, i32) {
+        (
+            self.story.as_raw_fd(),
+            self.out.as_raw_fd(),
+            self.err.as_raw_fd(),
+        )
+    }
+
+    /// Tell the client that tasks may come.
+    fn ready(&self) -> PyResult<()> {
+        Ok(self.state().kernel.tell_ready()?)
+    }
+
+    /// Tell the client that the initializer failed, and how.
+    fn initializer_failed(&self, why: Vec<u8>) -> PyResult<()> {
+        Ok(self.state().kernel.tell(&Message::InitializerFailed(why))?)
+    }
+
+    /// Memory of `len` bytes that becomes a result without a copy.
+    fn shared(&self, len: u64) -> PyResult<crate::block::Block> {
+        let allocated = self.state().kernel.allocate(len + shared::HEADROOM as u64);
+        Ok(shared::lend(allocated.map_err(|error| {
+            pyo3::exceptions::PyMemoryError::new_err(error.to_string())
+        })?))
+    }
+
+    /// Send an encoded log record.
+    fn log(&self, record: Vec<u8>) -> PyResult<()> {
+        Ok(self.state().kernel.tell(&Message::Log(record))?)
+    }
+
+    /// Run tasks until the pool has no more use for this worker.
+    fn run(&self, py: Python<'_>, hooks: &Bound<'_, PyAny>) -> PyResult<()> {
+        let hooks = Hooks {
+            load_function: hooks.getattr("load_function")?,
+            loads: hooks.getattr("loads")?,
+            dumps_result: hooks.getattr("dumps_result")?,
+            encode_exception: hooks.getattr("encode_exception")?,
+            seed_item: hooks.getattr("seed_item")?,
+            leave: hooks.getattr("leave")?,
+            end_task: hooks.getattr("end_task")?,
+            map: py.import("builtins")?.getattr("map")?,
+        };
+        let mut rested = false;
+        loop {
+            let next = self.state().kernel.find_work();
+            match next {
+                Next::Task(slot) => {
+                    rested = false;
+                    self.execute(py, &hooks, slot)?;
+                }
+                Next::Leave => return Ok(()),
+                Next::Idle => {
+                    let found = self.state().kernel.spin();
+                    if !found {
+                        let before = process::now_ns();
+                        let limit = (!rested).then_some(TRIM_AFTER);
+                        py.detach(|| self.sleep(limit));
+                        if !rested && process::now_ns() - before >= TRIM_AFTER.as_nanos() as u64 {
+                            rested = true;
+                            self.state().kernel.tidy();
+                        }
+                        py.check_signals()?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn sleep(&self, limit: Option<std::time::Duration>) {
+        // The lock is not held asleep: background threads of a task may log.
+        let (control, row) = {
+            let state = self.state();
+            (state.kernel.control(), state.kernel.row())
+        };
+        kernel::sleep(&control, row, limit);
+    }
+}

@@ -1,0 +1,97 @@
+//! What a worker is born with: an order and seven descriptors.
+//!
+//! The same package serves every start method. A worker of the template gets it
+//! through the template, whose forked child continues with it; a spawned interpreter
+//! reads it from its control socket (which is its standard input); a forked child
+//! of the client inherits it.
+
+use crate::message::{BirthOrder, MAX_BYTES, Message};
+use bireme_shm::os::socket;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Everything a worker starts from.
+#[derive(Debug)]
+pub struct Birth {
+    /// Row, serial and habits.
+    pub order: BirthOrder,
+    /// The control segment.
+    pub control: OwnedFd,
+    /// A memory file with the pickled surroundings and initializer.
+    pub boot: OwnedFd,
+    /// A memory file for the last words of a crash.
+    pub story: OwnedFd,
+    /// The client's process descriptor.
+    pub client: OwnedFd,
+    /// Eventfd that wakes the client's supervisor.
+    pub bell: OwnedFd,
+    /// Where standard output goes.
+    pub out: OwnedFd,
+    /// Where standard error goes.
+    pub err: OwnedFd,
+    /// Control socket to the client.
+    pub socket: OwnedFd,
+}
+
+impl Birth {
+    /// The descriptors in the order in which they travel; the socket goes last.
+    fn fds(&self) -> [BorrowedFd<'_>; 8] {
+        [
+            &self.control,
+            &self.boot,
+            &self.story,
+            &self.client,
+            &self.bell,
+            &self.out,
+            &self.err,
+            &self.socket,
+        ]
+        .map(|fd| fd.as_fd())
+    }
+
+    /// Send the package to the template, which forks the worker.
+    pub fn send_to_template(&self, template: impl AsFd) -> io::Result<()> {
+        socket::send_blocking(template, &Message::Birth(self.order).encode(), &self.fds())
+    }
+
+    /// Send the package to a fresh interpreter, which already holds its socket.
+    pub fn send_to_interpreter(&self, peer: impl AsFd) -> io::Result<()> {
+        socket::send_blocking(peer, &Message::Birth(self.order).encode(), &self.fds()[..7])
+    }
+
+    /// Read the package that the client sent over `socket`, which becomes the control socket.
+    pub fn receive(socket: OwnedFd) -> io::Result<Self> {
+        let mut buffer = vec![0; MAX_BYTES];
+        let (len, mut fds) = socket::receive(&socket, &mut buffer, true)?;
+        let Some(Message::Birth(order)) = Message::decode(&buffer[..len]) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "expected a birth order",
+            ));
+        };
+        fds.push(socket);
+        Self::from_parts(order, fds)
+    }
+
+    /// Put the package together from what travelled.
+    pub fn from_parts(order: BirthOrder, fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let [control, boot, story, client, bell, out, err, socket] = <[OwnedFd; 8]>::try_from(fds)
+            .map_err(|fds| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("a birth needs 8 descriptors, got {}", fds.len()),
+                )
+            })?;
+        Ok(Self {
+            order,
+            control,
+            boot,
+            story,
+            client,
+            bell,
+            out,
+            err,
+            socket,
+        })
+    }
+}

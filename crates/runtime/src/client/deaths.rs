@@ -1,0 +1,303 @@
+//! Deaths: the certificate of a worker that has ended, and what it leaves behind.
+
+use super::state::{Inflight, State};
+use super::{Shared, Start, Ticket};
+use crate::certificate::{Certificate, read_story};
+use crate::limits;
+use crate::message::{Ended, UNKNOWN_STATUS};
+use crate::task::Outcome;
+use bireme_sched::attempt::{on_item_stopped, on_worker_death};
+use bireme_sched::{BirthFailure, Cause, Event, RetryPolicy};
+use bireme_shm::control::row_flag;
+use bireme_shm::os::process;
+use bireme_shm::park;
+use bireme_shm::prim::Ordering;
+use bireme_shm::queue::{self, SlotRef};
+use bireme_shm::view::View;
+use bireme_shm::word::{State as SlotState, Word};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Variable by which programs that a worker started are known: the owner's pid and the worker's serial.
+const WORKER_VARIABLE: &str = "BIREME_WORKER";
+/// How long the template may take to tell how a worker ended.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a process may live on after it has closed its control socket.
+const LEAVING_PATIENCE_NS: u64 = 1_000_000_000;
+
+impl<T: Ticket> Shared<T> {
+    /// Worker `row` has ended.
+    pub(super) fn bury(&self, row: u32) {
+        self.await_certificate(row);
+        let mut state = self.state();
+        if state.workers[row as usize]
+            .as_ref()
+            .is_none_or(|worker| worker.pid == 0)
+        {
+            return;
+        }
+        self.hear_worker(&mut state, row);
+        self.hear_output(&mut state, row);
+        self.flush_output(&mut state, row);
+        let Some(event) = self.certify(&mut state, row) else {
+            return;
+        };
+        self.act(&mut state, event);
+        let births = !state.births.is_empty();
+        drop(state);
+        park::wake_client(&*self.control);
+        if births {
+            self.hooks.births_wanted();
+        }
+    }
+
+    /// Wait, not for long, until the template tells how a worker ended.
+    fn await_certificate(&self, row: u32) {
+        if !matches!(self.config.start, Start::Template(_)) {
+            return;
+        }
+        let deadline = process::now_ns() + CERTIFICATE_PATIENCE.as_nanos() as u64;
+        while process::now_ns() < deadline {
+            self.hear_template();
+            let state = self.state();
+            let worker = state.workers[row as usize].as_ref();
+            let asked = worker
+                .filter(|worker| worker.ended.is_none())
+                .and_then(|worker| worker.template.clone());
+            // Another template knows nothing of it.
+            let Some(template) = asked.filter(|asked| {
+                let now = state.template.as_ref();
+                now.is_some_and(|now| Arc::ptr_eq(asked, now))
+            }) else {
+                return;
+            };
+            drop(state);
+            let _ = process::poll(&[template.as_fd()], Some(Duration::from_millis(20)));
+        }
+    }
+
+    /// Write the death certificate of worker `row`, end what it left behind; what the crew is to be told.
+    fn certify(&self, state: &mut State<T>, row: u32) -> Option<Event> {
+        let oom_before = state.oom_kills;
+        let worker = state.workers[row as usize].as_mut()?;
+        if worker.ended.is_none() && !matches!(self.config.start, Start::Template(_)) {
+            worker.ended = process::reap(worker.pid)
+                .map(|(end, peak_kib)| Ended::new(worker.pid, end, peak_kib));
+        }
+        if !matches!(self.config.start, Start::Template(_)) {
+            let marker = format!("{WORKER_VARIABLE}={}:{}", self.owner, worker.serial);
+            process::with_environment(&marker)
+                .into_iter()
+                .for_each(process::kill_pid);
+        }
+        for (pid, started) in std::mem::take(&mut worker.family) {
+            if process::start_time(pid) == Some(started) {
+                process::kill_pid(pid);
+            }
+        }
+        let status = worker.ended.map_or(UNKNOWN_STATUS, |ended| ended.status);
+        // A template that died took the status of its workers with it.
+        let agreed = self.has_left(row as usize) && matches!(status, 0 | UNKNOWN_STATUS);
+        let (initializer_failed, ready) = (worker.initializer_failed, worker.ready_ns.is_some());
+        let certificate = Certificate {
+            row,
+            pid: worker.pid,
+            exit_code: (status >= 0).then_some(status),
+            signal: status.checked_neg().filter(|signal| *signal > 0), // none if unknown
+            peak_bytes: worker
+                .ended
+                .map(|ended| ended.peak_kib * 1024)
+                .filter(|peak| *peak > 0),
+            limit_bytes: limits::cgroup_memory_limit(),
+            became: worker.became.take(),
+            oom_killed: false,
+            stack: read_story(&worker.story),
+            last_output: worker
+                .streams
+                .iter()
+                .map(|(_, lines)| lines.last_lines())
+                .collect(),
+        };
+        let oom_now = if certificate.signal == Some(9) {
+            limits::oom_kills()
+        } else {
+            oom_before
+        };
+        let certificate = Certificate {
+            oom_killed: oom_now > oom_before,
+            ..certificate
+        };
+        state.oom_kills = oom_now;
+        if !agreed {
+            state.last_death = describe(&certificate);
+        }
+        state.certificates[row as usize] = Some(Arc::new(certificate));
+        let unserved = self.died_unserved(state, row);
+        Some(match status {
+            _ if initializer_failed => Event::BirthFailed {
+                row,
+                reason: BirthFailure::Initializer,
+            },
+            // Killed by somebody while it was being born: not the initializer's fault.
+            -9 if !ready && oom_now == oom_before => Event::BirthFailed {
+                row,
+                reason: BirthFailure::Resource,
+            },
+            _ if agreed => Event::Died {
+                row,
+                cause: Cause::Retired,
+            },
+            _ if unserved => Event::Died {
+                row,
+                cause: Cause::Unserved,
+            },
+            code if code >= 0 => Event::Died {
+                row,
+                cause: Cause::Exited(code),
+            },
+            signal => Event::Died {
+                row,
+                cause: Cause::Signalled(signal.saturating_neg()),
+            },
+        })
+    }
+
+    /// End the workers that called `exec`: another program runs under their pid, and knows no task.
+    pub(super) fn end_strangers(&self, state: &mut State<T>) {
+        let now = process::now_ns();
+        for (row, worker) in state.workers.iter_mut().enumerate() {
+            let Some(worker) = worker.as_mut().filter(|worker| {
+                worker.became.is_none()
+                    && worker
+                        .deaf_since_ns
+                        .is_some_and(|since| now - since > LEAVING_PATIENCE_NS)
+            }) else {
+                continue;
+            };
+            let (Some(pidfd), false) = (&worker.pidfd, self.has_left(row)) else {
+                continue;
+            };
+            let program = std::fs::read_link(format!("/proc/{}/exe", worker.pid));
+            worker.became = Some(program.map_or_else(
+                |_| "unknown".to_owned(),
+                |path| path.to_string_lossy().into_owned(),
+            ));
+            process::descendants(worker.pid)
+                .into_iter()
+                .for_each(process::kill_pid);
+            let _ = process::signal(pidfd.as_fd(), 9);
+        }
+    }
+
+    /// Whether the worker of `row` has said that it leaves.
+    fn has_left(&self, row: usize) -> bool {
+        self.control.row(row).flags.load(Ordering::Acquire) & row_flag::LEFT != 0
+    }
+
+    /// Remember the descendants of workers that no template guards: they go with their worker.
+    pub(super) fn note_families(&self, state: &mut State<T>) {
+        if matches!(self.config.start, Start::Template(_)) {
+            return;
+        }
+        for worker in state
+            .workers
+            .iter_mut()
+            .flatten()
+            .filter(|worker| worker.pid != 0)
+        {
+            let family = process::descendants(worker.pid);
+            worker.family = family
+                .into_iter()
+                .filter_map(|pid| Some((pid, process::start_time(pid)?)))
+                .collect();
+        }
+    }
+
+    /// Make whole what a dead worker held; afterwards its row may be used again.
+    pub(super) fn repair(&self, state: &mut State<T>, row: u32) {
+        park::release_spinner(&*self.control, row as usize);
+        let certificate = state.certificates[row as usize].take().unwrap_or_default();
+        for index in 0..self.control.slots() as u32 {
+            let bits = self.control.word(index as usize).load(Ordering::Acquire);
+            let Some(word) = Word::unpack(bits) else {
+                continue;
+            };
+            if u32::from(word.worker) != row {
+                continue;
+            }
+            let slot = SlotRef {
+                index,
+                generation: word.generation,
+            };
+            match word.state {
+                SlotState::Done => self.collect_slot(state, index), // it may have died before the mark
+                SlotState::Claimed | SlotState::Running | SlotState::Condemned
+                    if queue::advance(&*self.control, slot, word.state, SlotState::Collecting)
+                        .is_ok() =>
+                {
+                    let progress = self
+                        .control
+                        .slot(index as usize)
+                        .progress
+                        .0
+                        .load(Ordering::Acquire);
+                    let flight = self.free_slot(state, slot);
+                    self.settle_death(state, flight, word, progress, row, &certificate);
+                }
+                _ => {}
+            }
+        }
+        state.arena.free_held_by(row);
+        if let Some(worker) = state.workers[row as usize].take() {
+            state
+                .segments
+                .retain(|id, _| id >> 12 != worker.serial & 0xf_ffff);
+        }
+        let shared = self.control.row(row as usize);
+        shared.arena_bytes.store(0, Ordering::SeqCst);
+    }
+
+    fn settle_death(
+        &self,
+        state: &mut State<T>,
+        flight: Inflight<T>,
+        word: Word,
+        progress: u64,
+        row: u32,
+        certificate: &Arc<Certificate>,
+    ) {
+        if let Some(broken) = state.broken.clone() {
+            let stop = flight.stop.map(|stop| stop.reason);
+            let unrun = (flight.ticket, flight.task);
+            self.complete_unrun(state, unrun, Outcome::Abandoned(broken), stop);
+            return;
+        }
+        let policy = RetryPolicy {
+            retries: flight.task.retries,
+        };
+        let fates = if flight.stop.is_some() {
+            on_item_stopped(flight.task.range, progress, policy, false)
+        } else {
+            on_worker_death(
+                flight.task.range,
+                word.state != SlotState::Claimed,
+                progress,
+                policy,
+            )
+        };
+        self.settle(state, flight, fates, row, certificate);
+    }
+}
+
+fn describe(certificate: &Certificate) -> String {
+    let how = match (certificate.exit_code, certificate.signal) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (_, Some(signal)) => format!("was ended by signal {signal}"),
+        _ => "ended".to_owned(),
+    };
+    format!(
+        "worker {} (pid {}) {how}\n{}{}",
+        certificate.row, certificate.pid, certificate.stack, certificate.last_output
+    )
+}

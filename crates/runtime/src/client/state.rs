@@ -1,0 +1,652 @@
+//! What the client knows, and the moves between its tables and the slots.
+
+use super::{Shared, Ticket};
+use crate::lines::Lines;
+use crate::message::{Ended, Message};
+use crate::task::{Broken, Completion, Data, Outcome, Payload, ResultBlock, StopReason, Task};
+use crate::worker::Share;
+use bireme_sched::{Attempt, Crew, Fate, Ladder, plan};
+use bireme_shm::arena::Arena;
+use bireme_shm::control::{Location, result_flag};
+use bireme_shm::lease::Lease;
+use bireme_shm::os::{process, socket};
+use bireme_shm::park;
+use bireme_shm::prim::Ordering;
+use bireme_shm::queue::{self, SlotRef};
+use bireme_shm::segment::Segment;
+use bireme_shm::view::View;
+use bireme_shm::word::{State as SlotState, Word};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak, mpsc};
+
+/// What workers have printed and logged waits to be delivered, up to so many bytes; then they wait.
+const MOST_EVENT_BYTES: usize = 16 << 20;
+/// What a pipe can hold, unless its owner is privileged.
+const PIPE_BYTES: usize = 1 << 20;
+/// Messages that are read from one worker at a time, more than a socket holds: its task may log for ever.
+const MOST_MESSAGES: usize = 1024;
+
+/// Something that a worker printed or logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Whole lines (or a last, unfinished one) of standard output (1) or error (2).
+    Output {
+        /// 1 or 2.
+        stream: u8,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// An encoded log record.
+    Log(Vec<u8>),
+}
+
+/// Figures of a pool since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Tasks (chunks, single calls) that ended.
+    pub tasks: u64,
+    /// Items that ran.
+    pub items: u64,
+    /// Nanoseconds that workers spent in tasks.
+    pub busy_ns: u64,
+    /// Bytes of arguments and functions sent.
+    pub bytes_sent: u64,
+    /// Bytes of results received.
+    pub bytes_received: u64,
+    /// Bytes of shared memory that hold payloads, used or warm.
+    pub arena_bytes: u64,
+    /// Blocks of arguments that someone still sees.
+    pub argument_blocks: u64,
+    /// Workers that died without having been asked to.
+    pub deaths: u64,
+    /// Workers born and ready.
+    pub births: u64,
+    /// Time from the order to the ready message of the last birth, in nanoseconds.
+    pub last_birth_ns: u64,
+    /// Tasks that have not ended.
+    pub outstanding: u64,
+    /// Tasks run again after a death.
+    pub retried: u64,
+}
+
+/// A task that has not ended.
+pub(super) struct Inflight<T> {
+    pub(super) ticket: T,
+    pub(super) task: Task,
+    pub(super) slot: SlotRef,
+    pub(super) stop: Option<Stop>,
+}
+
+/// A running task on its way down the ladder.
+pub(super) struct Stop {
+    pub(super) reason: StopReason,
+    pub(super) ladder: Ladder,
+}
+
+/// A worker as the client knows it.
+pub(super) struct Worker {
+    pub(super) serial: u32,
+    pub(super) ordered_ns: u64,
+    pub(super) pid: i32,
+    /// The connection to the template that was asked for it, and reaps it.
+    pub(super) template: Option<Arc<OwnedFd>>,
+    pub(super) pidfd: Option<Arc<OwnedFd>>,
+    /// When it said that tasks may come.
+    pub(super) ready_ns: Option<u64>,
+    pub(super) initializer_failed: bool,
+    /// When its control socket closed: it is ending, or it has become another program.
+    pub(super) deaf_since_ns: Option<u64>,
+    /// The program that it has become.
+    pub(super) became: Option<String>,
+    pub(super) socket: Arc<OwnedFd>,
+    /// Its standard output and error, until it closes them.
+    pub(super) streams: [(Option<Arc<OwnedFd>>, Lines); 2],
+    pub(super) story: OwnedFd,
+    pub(super) outbox: VecDeque<Arc<Segment>>,
+    pub(super) ended: Option<Ended>,
+    /// Its descendants when last seen, with their start times; kept where no template adopts orphans.
+    pub(super) family: Vec<(i32, u64)>,
+}
+
+impl Worker {
+    /// Send a segment now, or when the socket has room again.
+    pub(super) fn send_segment(&mut self, segment: &Arc<Segment>) {
+        self.outbox.push_back(Arc::clone(segment));
+        self.flush_outbox();
+    }
+
+    pub(super) fn flush_outbox(&mut self) {
+        while let Some(segment) = self.outbox.front() {
+            match socket::send(
+                &self.socket,
+                &Message::Segment(segment.id()).encode(),
+                &[segment.fd()],
+            ) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                _ => drop(self.outbox.pop_front()),
+            }
+        }
+    }
+}
+
+/// Everything behind the client's lock.
+pub(super) struct State<T> {
+    pub(super) inflight: Vec<Option<Inflight<T>>>,
+    pub(super) backlog: VecDeque<(T, Task)>,
+    pub(super) ready: Vec<Completion<T>>,
+    events: VecDeque<Event>,
+    /// Bytes in `events`.
+    events_bytes: usize,
+    pub(super) arena: Arena<Share>,
+    pub(super) segments: HashMap<u32, Arc<Segment>>,
+    pub(super) wholes: HashMap<u32, Weak<Segment>>,
+    pub(super) forget: mpsc::Sender<u32>,
+    forgotten: mpsc::Receiver<u32>,
+    last_whole: u32,
+    pub(super) workers: Vec<Option<Worker>>,
+    pub(super) births: VecDeque<(u32, crate::birth::Birth)>,
+    pub(super) crew: Crew,
+    pub(super) last_serial: u32,
+    pub(super) template: Option<Arc<OwnedFd>>,
+    pub(super) template_pid: Option<i32>,
+    pub(super) outstanding: usize,
+    pub(super) timed: usize,
+    pub(super) closed: bool,
+    pub(super) finished: bool,
+    pub(super) broken: Option<Arc<Broken>>,
+    pub(super) initializer_error: Option<Vec<u8>>,
+    pub(super) last_death: String,
+    /// Why a worker's segment could not be attached.
+    pub(super) refusal: String,
+    /// Claims that workers had finished when one of them last died.
+    pub(super) claims_at_last_death: u64,
+    /// By row: the certificate between a death and its repair.
+    pub(super) certificates: Vec<Option<Arc<crate::certificate::Certificate>>>,
+    pub(super) statistics: Statistics,
+    pub(super) last_use_ns: u64,
+    pub(super) oom_kills: u64,
+}
+
+impl<T> State<T> {
+    pub(super) fn new(crew: Crew, arena: Arena<Share>, slots: usize, rows: usize) -> Self {
+        let (forget, forgotten) = mpsc::channel();
+        Self {
+            inflight: (0..slots).map(|_| None).collect(),
+            backlog: VecDeque::new(),
+            ready: Vec::new(),
+            events: VecDeque::new(),
+            events_bytes: 0,
+            arena,
+            segments: HashMap::new(),
+            wholes: HashMap::new(),
+            forget,
+            forgotten,
+            last_whole: 1 << 11,
+            workers: (0..rows).map(|_| None).collect(),
+            births: VecDeque::new(),
+            crew,
+            last_serial: 0,
+            template: None,
+            template_pid: None,
+            outstanding: 0,
+            timed: 0,
+            closed: false,
+            finished: false,
+            broken: None,
+            initializer_error: None,
+            last_death: String::new(),
+            refusal: "its worker named memory that does not exist".to_owned(),
+            claims_at_last_death: 0,
+            certificates: vec![None; rows],
+            statistics: Statistics::default(),
+            last_use_ns: 0,
+            oom_kills: crate::limits::oom_kills(),
+        }
+    }
+
+    /// Take what workers printed and logged; whether they had to wait with more.
+    pub(super) fn take_events(&mut self, into: &mut Vec<Event>) -> bool {
+        into.extend(self.events.drain(..));
+        std::mem::take(&mut self.events_bytes) > MOST_EVENT_BYTES
+    }
+
+    /// Whether so much waits to be delivered that workers are not listened to.
+    pub(super) fn is_full_of_events(&self) -> bool {
+        self.events_bytes > MOST_EVENT_BYTES
+    }
+
+    fn add_event(&mut self, event: Event) {
+        let (Event::Output { bytes, .. } | Event::Log(bytes)) = &event;
+        self.events_bytes += bytes.len();
+        self.events.push_back(event);
+    }
+
+    /// Ids of shared segments: above all ids of workers' segments.
+    pub(super) fn next_whole(&mut self) -> u32 {
+        self.last_whole += 1;
+        0xf000_0000 | (self.last_whole & 0x0fff_ffff)
+    }
+
+    /// Tell workers of shared segments that nobody will name again.
+    pub(super) fn forget_wholes(&mut self) {
+        while let Ok(id) = self.forgotten.try_recv() {
+            self.wholes.remove(&id);
+            for worker in self.workers.iter().flatten() {
+                // A worker that is too busy to hear it keeps the segment until it goes.
+                let _ = socket::send(&worker.socket, &Message::Forget(id).encode(), &[]);
+            }
+        }
+    }
+}
+
+impl<T: Ticket> Shared<T> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Put a task into a slot, or into the backlog when there is none (`None`).
+    pub(super) fn enqueue(&self, state: &mut State<T>, ticket: T, task: Task) -> Option<SlotRef> {
+        if task.timeout_ns != 0 {
+            state.timed += 1;
+        }
+        if state.backlog.is_empty()
+            && let Some(slot) = queue::next_free(&*self.control)
+        {
+            self.place(state, slot, ticket, task);
+            return Some(slot);
+        }
+        state.backlog.push_back((ticket, task));
+        self.control.header().backlog.store(1, Ordering::SeqCst);
+        None
+    }
+
+    fn place(&self, state: &mut State<T>, slot: SlotRef, ticket: T, task: Task) {
+        let fields = self.control.slot(slot.index as usize);
+        // RELAXED, all: `publish` releases them.
+        fields.function.store(task.function.id, Ordering::Relaxed);
+        fields.function_at.store(task.function.blob.location());
+        fields.kind.store(task.kind, Ordering::Relaxed);
+        fields
+            .attempt
+            .store(u32::from(task.range.attempt), Ordering::Relaxed);
+        fields.args_at.store(task.args.location());
+        if let Payload::Inline(bytes) = &task.args {
+            fields.write_inline_args(bytes);
+        }
+        fields.first.store(task.range.first, Ordering::Relaxed);
+        fields.last.store(task.range.last, Ordering::Relaxed);
+        fields.base.store(task.base, Ordering::Relaxed);
+        fields.timeout_ns.store(task.timeout_ns, Ordering::Relaxed);
+        fields.started_ns.store(0, Ordering::Relaxed);
+        fields.seed.store(task.seed, Ordering::Relaxed);
+        ticket.placed(slot.index);
+        state.inflight[slot.index as usize] = Some(Inflight {
+            ticket,
+            task,
+            slot,
+            stop: None,
+        });
+        queue::publish(&*self.control, slot);
+    }
+
+    /// Fill free slots from the backlog.
+    pub(super) fn refill(&self, state: &mut State<T>) {
+        let mut placed = false;
+        while !state.backlog.is_empty() {
+            let Some(slot) = queue::next_free(&*self.control) else {
+                break;
+            };
+            let (ticket, task) = state.backlog.pop_front().expect("checked");
+            self.place(state, slot, ticket, task);
+            placed = true;
+        }
+        if state.backlog.is_empty() {
+            self.control.header().backlog.store(0, Ordering::SeqCst);
+        }
+        if placed {
+            park::wake_one(&*self.control);
+        }
+    }
+
+    /// Take every finished slot out, then refill.
+    pub(super) fn collect(&self, state: &mut State<T>) {
+        queue::take_done(&*self.control, |index| self.collect_slot(state, index));
+        if !state.backlog.is_empty() {
+            self.refill(state);
+        }
+        if state.closed && state.outstanding == 0 {
+            process::ring(&self.kick);
+        }
+    }
+
+    /// Take one finished slot out. A stale mark does nothing.
+    pub(super) fn collect_slot(&self, state: &mut State<T>, index: u32) {
+        let Some(generation) = state.inflight[index as usize]
+            .as_ref()
+            .map(|flight| flight.slot.generation)
+        else {
+            return;
+        };
+        let slot = SlotRef { index, generation };
+        let Ok(seen) = queue::advance(&*self.control, slot, SlotState::Done, SlotState::Collecting)
+        else {
+            return;
+        };
+        let fields = self.control.slot(index as usize);
+        // RELAXED, all: the word was acquired.
+        let flags = fields.result_flags.load(Ordering::Relaxed);
+        let kind = fields.result_kind.load(Ordering::Relaxed);
+        let location = fields.result_at.load();
+        let upto = fields.upto.load(Ordering::Relaxed);
+        let inline = (location.segment == 0).then(|| fields.read_inline_result(location.len));
+        let row = u32::from(seen.worker);
+        let Inflight {
+            ticket, task, stop, ..
+        } = self.free_slot(state, slot);
+        let upto = upto.clamp(task.range.first, task.range.last);
+        if flags & result_flag::MESSAGES != 0
+            || (location.segment != 0 && !state.segments.contains_key(&location.segment))
+        {
+            self.hear_worker(state, row);
+        }
+        if flags & result_flag::OUTPUT != 0 {
+            self.hear_output(state, row);
+        }
+        // An idle worker writes no more: what is left is the last line of this task.
+        if self
+            .control
+            .row(row as usize)
+            .current
+            .load(Ordering::Relaxed)
+            == 0
+        {
+            self.flush_output(state, row);
+        }
+        state.statistics.tasks += 1;
+        state.statistics.bytes_received += location.len;
+        let data = match inline {
+            Some((bytes, len)) => Some(Data::Inline(bytes[..len].into())),
+            None => result_block(state, location).map(|block| Data::Block(Box::new(block))),
+        };
+        if let Payload::Lent(lent) = &task.args {
+            lent.handed_over.store(true, Ordering::Release);
+            state.arena.set_holder(&lent.block, row);
+        }
+        if stop.is_some() {
+            Self::end_children(state, row);
+        }
+        let outcome = match data {
+            Some(data) => Outcome::Value { kind, data },
+            None => Outcome::Unreachable(format!("a result cannot be received: {}", state.refusal)),
+        };
+        if upto < task.range.last {
+            for part in plan::split_remainder(upto..task.range.last, self.config.workers) {
+                let rest = Task {
+                    range: Attempt {
+                        first: part.start,
+                        last: part.end,
+                        ..task.range
+                    },
+                    ..task.clone()
+                };
+                state.outstanding += 1;
+                self.enqueue(state, ticket.clone(), rest);
+            }
+        }
+        let first = task.range.first;
+        let stop = stop.map(|stop| stop.reason);
+        self.complete(
+            state,
+            Completion {
+                ticket,
+                first,
+                last: upto,
+                outcome,
+                task,
+                worker: row,
+                stop,
+            },
+        );
+    }
+
+    /// Make a slot free and take its task.
+    pub(super) fn free_slot(&self, state: &mut State<T>, slot: SlotRef) -> Inflight<T> {
+        let word = Word::new(slot.generation.wrapping_add(1), SlotState::Free).pack();
+        let flight = state.inflight[slot.index as usize]
+            .take()
+            .expect("a collected slot has a task");
+        if flight.task.timeout_ns != 0 {
+            state.timed -= 1;
+        }
+        self.control
+            .word(slot.index as usize)
+            .store(word, Ordering::Release);
+        flight
+    }
+
+    pub(super) fn complete(&self, state: &mut State<T>, completion: Completion<T>) {
+        state.outstanding -= 1;
+        state.ready.push(completion);
+        self.news.store(true, Ordering::Release);
+    }
+
+    /// End a task that nobody will run.
+    pub(super) fn complete_unrun(
+        &self,
+        state: &mut State<T>,
+        (ticket, task): (T, Task),
+        outcome: Outcome,
+        stop: Option<StopReason>,
+    ) {
+        let (first, last) = (task.range.first, task.range.last);
+        let worker = 0;
+        self.complete(
+            state,
+            Completion {
+                ticket,
+                first,
+                last,
+                outcome,
+                task,
+                worker,
+                stop,
+            },
+        );
+    }
+
+    /// Deliver the fates of a task whose worker is dead.
+    pub(super) fn settle(
+        &self,
+        state: &mut State<T>,
+        flight: Inflight<T>,
+        fates: Vec<Fate>,
+        row: u32,
+        certificate: &Arc<crate::certificate::Certificate>,
+    ) {
+        let Inflight {
+            ticket, task, stop, ..
+        } = flight;
+        let reason = stop.map(|stop| stop.reason);
+        let culprit = fates.iter().find_map(|fate| match fate {
+            Fate::Culprit { index, .. } => Some(*index),
+            _ => None,
+        });
+        for fate in fates {
+            let (first, last, outcome) = match fate {
+                Fate::Requeue(range) => {
+                    state.statistics.retried += u64::from(range.attempt > task.range.attempt);
+                    state.outstanding += 1;
+                    self.enqueue(
+                        state,
+                        ticket.clone(),
+                        Task {
+                            range,
+                            ..task.clone()
+                        },
+                    );
+                    continue;
+                }
+                Fate::Culprit { index, .. } => {
+                    (index, index + 1, Outcome::Died(Arc::clone(certificate)))
+                }
+                Fate::Lost { first, last } => {
+                    let certificate = Arc::clone(certificate);
+                    (
+                        first,
+                        last,
+                        Outcome::Lost {
+                            certificate,
+                            culprit,
+                        },
+                    )
+                }
+                Fate::Stopped { index, .. } => (
+                    index,
+                    index + 1,
+                    Outcome::Stopped(reason.unwrap_or(StopReason::Cancel)),
+                ),
+            };
+            state.outstanding += 1;
+            let completion = Completion {
+                ticket: ticket.clone(),
+                first,
+                last,
+                outcome,
+                task: task.clone(),
+                worker: row,
+                stop: reason,
+            };
+            self.complete(state, completion);
+        }
+        state.outstanding -= 1; // the task itself, now in parts
+        self.news.store(true, Ordering::Release);
+    }
+
+    pub(super) fn state_has_news(&self) -> bool {
+        self.news.load(Ordering::Acquire)
+    }
+
+    /// Read what a worker has to say.
+    pub(super) fn hear_worker(&self, state: &mut State<T>, row: u32) {
+        let mut buffer = vec![0; crate::message::MAX_BYTES];
+        for _ in 0..MOST_MESSAGES {
+            let Some(worker) = state.workers.get_mut(row as usize).and_then(Option::as_mut) else {
+                return;
+            };
+            let (len, mut fds) = match socket::receive(&worker.socket, &mut buffer, false) {
+                Ok((len, fds)) if len > 0 => (len, fds),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                _ => {
+                    worker.deaf_since_ns.get_or_insert_with(process::now_ns);
+                    return; // its end is told by its pidfd
+                }
+            };
+            match Message::decode(&buffer[..len]) {
+                Some(Message::Ready) => {
+                    let now_ns = process::now_ns();
+                    worker.ready_ns = Some(now_ns);
+                    state.statistics.last_birth_ns = now_ns - worker.ordered_ns;
+                    self.act(state, bireme_sched::Event::Ready { row });
+                }
+                Some(Message::Segment(id)) => {
+                    let attached = match fds.pop() {
+                        Some(fd) => Segment::attach(id, fd),
+                        None => Err(socket::descriptor_dropped()),
+                    };
+                    match attached {
+                        Ok(segment) => drop(state.segments.insert(id, Arc::new(segment))),
+                        Err(error) => {
+                            state.refusal = error.to_string();
+                            self.retire(state, row); // its successor has other segments
+                        }
+                    }
+                }
+                Some(Message::InitializerFailed(why)) => {
+                    worker.initializer_failed = true; // the crew is told when the process is gone
+                    state.initializer_error = Some(why);
+                }
+                Some(Message::Log(record)) => {
+                    state.add_event(Event::Log(record));
+                    self.news.store(true, Ordering::Release);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Give an unfinished line away: its task, or its worker, has ended.
+    pub(super) fn flush_output(&self, state: &mut State<T>, row: u32) {
+        let Some(worker) = state.workers.get_mut(row as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let rests = worker.streams.each_mut().map(|(_, lines)| lines.flush());
+        for (stream, rest) in (1..).zip(rests) {
+            if let Some(bytes) = rest {
+                state.add_event(Event::Output { stream, bytes });
+                self.news.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Read what a worker printed, up to what a pipe can hold: its task may print on for ever.
+    pub(super) fn hear_output(&self, state: &mut State<T>, row: u32) {
+        let mut buffer = vec![0; 64 << 10];
+        for index in 0..2 {
+            let stream = index as u8 + 1;
+            let mut left = PIPE_BYTES;
+            while left > 0 {
+                let worker = state.workers.get_mut(row as usize).and_then(Option::as_mut);
+                let Some((fd, lines)) = worker.map(|worker| &mut worker.streams[index]) else {
+                    return;
+                };
+                let Some(open) = fd else { break };
+                match process::read(&**open, &mut buffer) {
+                    Ok(0) => *fd = None,
+                    Ok(len) => {
+                        left = left.saturating_sub(len);
+                        if let Some(bytes) = lines.push(&buffer[..len]) {
+                            state.add_event(Event::Output { stream, bytes });
+                            self.news.store(true, Ordering::Release);
+                        }
+                    }
+                    Err(_) => break, // nothing waits
+                }
+            }
+        }
+    }
+
+    fn end_children(state: &State<T>, row: u32) {
+        if let Some(worker) = state.workers.get(row as usize).and_then(Option::as_ref) {
+            process::descendants(worker.pid)
+                .into_iter()
+                .for_each(process::kill_pid);
+        }
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        let mut state = self.state();
+        let mut figures = state.statistics.clone();
+        let rows = (0..self.control.rows()).map(|row| self.control.row(row));
+        for row in rows {
+            figures.items += row.items.load(Ordering::Relaxed); // RELAXED, both: figures
+            figures.busy_ns += row.busy_ns.load(Ordering::Relaxed);
+        }
+        figures.arena_bytes = self.control.arena_bytes();
+        figures.argument_blocks = state.arena.blocks_in_use() as u64;
+        let crew = state.crew.statistics();
+        figures.deaths = crew.deaths;
+        figures.births = crew.births;
+        figures.outstanding = state.outstanding as u64;
+        figures
+    }
+}
+
+fn result_block<T>(state: &State<T>, location: Location) -> Option<ResultBlock> {
+    let segment = Arc::clone(state.segments.get(&location.segment)?);
+    segment.block(location.offset, location.len)?;
+    Some(ResultBlock {
+        lease: Lease::new(segment, location.ticket),
+        location,
+    })
+}

@@ -1,0 +1,249 @@
+//! The supervisor: one thread a pool that waits for what no caller waits for.
+//!
+//! Deaths, births, output, time limits, the backlog. It never takes the interpreter's
+//! lock and blocks all signals. It sleeps without a limit while nothing is outstanding.
+
+use super::state::Worker;
+use super::{Shared, Ticket};
+use bireme_sched::Event;
+use bireme_shm::lease;
+use bireme_shm::os::process;
+use bireme_shm::park;
+use bireme_shm::prim::{self, AtomicBool, AtomicU32, Ordering};
+use bireme_shm::queue;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// While anything is outstanding the supervisor looks around so often: a wake that
+/// died with its bearer costs no more than this.
+const SLOW_TICK: Duration = Duration::from_millis(100);
+/// Idle time after which free shared memory goes back to the system.
+const TRIM_AFTER_NS: u64 = 5_000_000_000;
+
+/// The running thread, if there is one. Its mutex orders starts and stops.
+#[derive(Debug, Default)]
+pub(super) struct Handle {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Forks of this process under way, by as many threads: none of ours may start now.
+static FORKING: AtomicU32 = AtomicU32::new(0);
+
+/// Note that this thread is about to fork.
+pub fn fork_begins() {
+    FORKING.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Note that this thread has forked, in the parent or in the `child`, where no other thread is.
+pub fn fork_is_over(child: bool) {
+    let left = |forks: u32| Some(if child { 0 } else { forks.saturating_sub(1) });
+    let _ = FORKING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+}
+
+/// Whether a fork of this process is under way.
+pub fn forking() -> bool {
+    FORKING.load(Ordering::SeqCst) != 0
+}
+
+/// Start the thread if it does not run. Without it nobody hears of births and deaths.
+///
+/// While this process forks it stays paused.
+pub(super) fn ensure<T: Ticket>(shared: &Arc<Shared<T>>) -> io::Result<()> {
+    let mut handle = shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
+    if forking() {
+        shared.paused.store(true, Ordering::SeqCst);
+        return Ok(());
+    }
+    shared.paused.store(false, Ordering::SeqCst);
+    if handle
+        .thread
+        .as_ref()
+        .is_some_and(|thread| !thread.is_finished())
+        || shared.state().finished
+    {
+        return Ok(());
+    }
+    let (ours, stop) = (Arc::clone(shared), Arc::new(AtomicBool::new(false)));
+    handle.stop = Arc::clone(&stop);
+    let started = prim::spawn("bireme-supervisor", move || {
+        ours.supervise(&stop);
+    });
+    handle.thread = Some(started.inspect_err(|_| shared.paused.store(true, Ordering::SeqCst))?);
+    Ok(())
+}
+
+/// Stop the thread and wait for it; the next use of the pool starts it again.
+pub(super) fn stop<T: Ticket>(shared: &Arc<Shared<T>>) {
+    let mut handle = shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.paused.store(true, Ordering::SeqCst);
+    handle.stop.store(true, Ordering::SeqCst);
+    process::ring(&shared.kick);
+    if let Some(thread) = handle.thread.take() {
+        let _ = thread.join();
+    }
+}
+
+/// The owner is gone: let the thread end by itself once the pool is finished.
+pub(super) fn abandon<T>(shared: &Arc<Shared<T>>) {
+    process::ring(&shared.kick);
+}
+
+enum Source {
+    Kick,
+    Bell,
+    Template,
+    Worker(u32),
+    Death(u32),
+    Output(u32),
+}
+
+impl<T: Ticket> Shared<T> {
+    fn supervise(self: &Arc<Self>, stop: &AtomicBool) {
+        process::block_signals();
+        while !stop.load(Ordering::SeqCst) && !self.state().finished {
+            let timeout = self.next_timeout();
+            if self.supervise_once(timeout).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Wait until something happens, and see to it.
+    pub(super) fn supervise_once(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let sources = self.sources();
+        let borrowed: Vec<BorrowedFd<'_>> = sources.iter().map(|(fd, _)| fd.as_fd()).collect();
+        let ready = process::poll(&borrowed, timeout)?;
+        self.deep.store(false, Ordering::SeqCst);
+        let (mut wake, mut dead) = (false, Vec::new());
+        for source in sources
+            .iter()
+            .zip(ready)
+            .filter_map(|((_, source), ready)| ready.then_some(source))
+        {
+            match *source {
+                Source::Kick => process::hush(&self.kick),
+                Source::Bell => process::hush(&self.bell),
+                Source::Template => self.hear_template(),
+                Source::Worker(row) => self.hear_worker(&mut self.state(), row),
+                Source::Output(row) => self.hear_output(&mut self.state(), row),
+                Source::Death(row) => dead.push(row),
+            }
+            wake = true;
+        }
+        for row in &dead {
+            self.bury(*row);
+        }
+        self.look_around(wake, &dead);
+        Ok(())
+    }
+
+    /// What to do whatever woke the thread.
+    fn look_around(&self, wake: bool, dead: &[u32]) {
+        let mut state = self.state();
+        for worker in state.workers.iter_mut().flatten() {
+            worker.flush_outbox();
+        }
+        state.forget_wholes();
+        lease::unpin();
+        if !state.backlog.is_empty() || wake {
+            self.collect(&mut state);
+        }
+        self.pursue(&mut state);
+        self.end_strangers(&mut state);
+        if dead.is_empty() {
+            self.note_families(&mut state);
+        }
+        let now = process::now_ns();
+        if state.crew.next_due_ns().is_some_and(|due| due <= now) {
+            self.act(&mut state, Event::Tick { now_ns: now });
+        }
+        if state.closed && state.outstanding == 0 {
+            self.act(&mut state, Event::Drained);
+        }
+        if state.outstanding == 0
+            && state.last_use_ns != 0
+            && now - state.last_use_ns > TRIM_AFTER_NS
+        {
+            state.last_use_ns = 0;
+            state.arena.trim();
+        }
+        let (births, news) = (!state.births.is_empty(), self.state_has_news());
+        drop(state);
+        if !queue::looks_empty(&*self.control) {
+            park::wake_one(&*self.control);
+        }
+        if births {
+            self.hooks.births_wanted();
+        }
+        if news {
+            park::wake_client(&*self.control);
+            self.hooks.events_waiting();
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Duration> {
+        let state = self.state();
+        let crew = state
+            .crew
+            .next_due_ns()
+            .map(|due| Duration::from_nanos(due.saturating_sub(process::now_ns()).max(1_000_000)));
+        let pursuit = Self::next_pursuit_ns(&state).map(Duration::from_nanos);
+        let leaving = |worker: &Worker| worker.deaf_since_ns.is_some();
+        let busy = state.outstanding > 0 || state.workers.iter().flatten().any(leaving);
+        let busy = busy.then_some(SLOW_TICK);
+        let backlog = (!state.backlog.is_empty()).then_some(Duration::from_millis(5));
+        let trim = (state.last_use_ns != 0).then_some(Duration::from_secs(1));
+        let timeout = [crew, pursuit, busy, backlog, trim]
+            .into_iter()
+            .flatten()
+            .min();
+        if timeout.is_none() {
+            self.deep.store(true, Ordering::SeqCst);
+        }
+        timeout
+    }
+
+    /// Descriptors to wait on, kept by themselves, so that the lock is not held while waiting.
+    fn sources(&self) -> Vec<(Arc<OwnedFd>, Source)> {
+        let state = self.state();
+        let mut wanted = vec![
+            (Arc::clone(&self.kick), Source::Kick),
+            (Arc::clone(&self.bell), Source::Bell),
+        ];
+        wanted.extend(
+            state
+                .template
+                .iter()
+                .map(|fd| (Arc::clone(fd), Source::Template)),
+        );
+        let listens = !state.is_full_of_events();
+        for (row, worker) in (0..).zip(&state.workers) {
+            let Some(worker) = worker.as_ref().filter(|worker| worker.pid != 0) else {
+                continue;
+            };
+            wanted.extend(
+                worker
+                    .pidfd
+                    .iter()
+                    .map(|fd| (Arc::clone(fd), Source::Death(row))),
+            );
+            if !listens {
+                continue;
+            }
+            if worker.deaf_since_ns.is_none() {
+                wanted.push((Arc::clone(&worker.socket), Source::Worker(row)));
+            }
+            wanted.extend(
+                worker
+                    .streams
+                    .iter()
+                    .filter_map(|(fd, _)| Some((Arc::clone(fd.as_ref()?), Source::Output(row)))),
+            );
+        }
+        wanted
+    }
+}

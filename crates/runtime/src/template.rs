@@ -1,0 +1,214 @@
+//! The template's side: a clean, single-threaded interpreter that forks workers.
+//!
+//! The interpreter calls [`Host::wait`] in a loop and forks when told to; all
+//! waiting, reaping and telling happens here. The template is also the warden: when the
+//! client is gone (its process ended, or its socket hung up, as after an `exec`), it ends
+//! every worker and whatever they left behind, then itself.
+
+use crate::birth::Birth;
+use crate::message::{Ended, MAX_BYTES, Message};
+use bireme_shm::fail::{self, Point};
+use bireme_shm::os::{process, socket};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+#[derive(Debug)]
+struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Pool {
+    socket: OwnedFd,
+    children: Vec<Child>,
+}
+
+/// The template's state.
+#[derive(Debug)]
+pub struct Host {
+    client: OwnedFd,
+    main: OwnedFd,
+    pools: Vec<Pool>,
+    asked: Option<(usize, Birth)>,
+}
+
+/// What the interpreter must do.
+#[derive(Debug)]
+pub enum Asked {
+    /// Fork; in the child take [`Host::into_birth`], in the parent call [`Host::forked`].
+    Fork,
+    /// Leave: the client is gone and everything of it was ended.
+    Leave,
+}
+
+impl Host {
+    /// Serve the client behind `main`, the socket that is our standard input; it first sends its process descriptor.
+    pub fn new(main: OwnedFd) -> io::Result<Self> {
+        fail::arm(0);
+        process::adopt_orphans();
+        let mut buffer = [0; 16];
+        let (_, mut fds) = socket::receive(&main, &mut buffer, true)?;
+        let client = fds.pop().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self {
+            client,
+            main,
+            pools: Vec::new(),
+            asked: None,
+        })
+    }
+
+    /// Wait for something that the interpreter must do.
+    pub fn wait(&mut self) -> io::Result<Asked> {
+        loop {
+            let mut fds = vec![self.client.as_fd(), self.main.as_fd()];
+            fds.extend(self.pools.iter().map(|pool| pool.socket.as_fd()));
+            fds.extend(
+                self.pools
+                    .iter()
+                    .flat_map(|pool| &pool.children)
+                    .map(|child| child.pidfd.as_fd()),
+            );
+            let ready = process::poll(&fds, None)?;
+            let pools = self.pools.len();
+            if ready[0] || (ready[1] && !self.read_main()) {
+                self.end_everything();
+                return Ok(Asked::Leave);
+            }
+            if ready[2 + pools..].contains(&true) {
+                self.reap();
+            }
+            for index in (0..pools).rev().filter(|index| ready[2 + index]) {
+                if self.read_pool(index) {
+                    return Ok(Asked::Fork);
+                }
+            }
+        }
+    }
+
+    fn read_main(&mut self) -> bool {
+        let mut buffer = [0; 16];
+        match socket::receive(&self.main, &mut buffer, false) {
+            Ok((0, _)) => false,
+            Ok((_, fds)) => {
+                self.pools.extend(fds.into_iter().map(|socket| Pool {
+                    socket,
+                    children: Vec::new(),
+                }));
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Whether the pool asked for a fork.
+    fn read_pool(&mut self, index: usize) -> bool {
+        let mut buffer = vec![0; MAX_BYTES];
+        match socket::receive(&self.pools[index].socket, &mut buffer, false) {
+            Ok((len, fds)) if len > 0 => {
+                if let Some(Message::Birth(order)) = Message::decode(&buffer[..len])
+                    && let Ok(birth) = Birth::from_parts(order, fds)
+                {
+                    self.asked = Some((index, birth));
+                    fail::point(Point::TemplateFork);
+                    return true;
+                }
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            _ => {
+                // The pool is gone: so are its workers.
+                let pool = self.pools.swap_remove(index);
+                end(pool.children);
+                false
+            }
+        }
+    }
+
+    /// In the parent: `pid` was forked for the last request, or the errno of a failure.
+    pub fn forked(&mut self, result: Result<i32, i32>) {
+        let Some((index, birth)) = self.asked.take() else {
+            return;
+        };
+        let row = birth.order.row;
+        fail::point(Point::TemplateBorn);
+        let pool = &mut self.pools[index];
+        let answer = match result.and_then(|pid| {
+            let errno = |error: io::Error| error.raw_os_error().unwrap_or(0);
+            process::open(pid).map(|pidfd| (pid, pidfd)).map_err(errno)
+        }) {
+            Ok((pid, pidfd)) => {
+                let sent = socket::send_blocking(
+                    &pool.socket,
+                    &Message::Born { row, pid }.encode(),
+                    &[pidfd.as_fd()],
+                );
+                pool.children.push(Child { pid, pidfd });
+                sent
+            }
+            Err(errno) => {
+                socket::send_blocking(&pool.socket, &Message::NotBorn { row, errno }.encode(), &[])
+            }
+        };
+        drop(answer); // a client that is gone is noticed by `wait`
+    }
+
+    /// In the child: what it was born with. Everything of the template's own is closed.
+    pub fn into_birth(self) -> Option<Birth> {
+        self.asked.map(|(_, birth)| birth)
+    }
+
+    fn reap(&mut self) {
+        for pool in &mut self.pools {
+            pool.children.retain(|child| {
+                if !process::has_ended(&child.pidfd) {
+                    return true;
+                }
+                let (end, peak_kib) =
+                    process::reap(child.pid).unwrap_or((process::End::Unknown, 0));
+                fail::point(Point::TemplateEnded);
+                let message = Message::Ended(Ended::new(child.pid, end, peak_kib));
+                let _ = socket::send_blocking(&pool.socket, &message.encode(), &[]);
+                false
+            });
+        }
+        // What a dead worker left behind was handed to us: it goes with it.
+        let known: Vec<i32> = self
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.children)
+            .map(|child| child.pid)
+            .collect();
+        for pid in process::children(process::own_pid())
+            .into_iter()
+            .filter(|pid| !known.contains(pid))
+        {
+            for descendant in process::descendants(pid) {
+                process::kill_pid(descendant);
+            }
+            process::kill_pid(pid);
+            process::reap_blocking(pid);
+        }
+    }
+
+    fn end_everything(&mut self) {
+        for pool in self.pools.drain(..) {
+            end(pool.children);
+        }
+        process::end_descendants();
+    }
+}
+
+fn end(children: Vec<Child>) {
+    for child in &children {
+        for pid in process::descendants(child.pid) {
+            process::kill_pid(pid);
+        }
+        let _ = process::signal(child.pidfd.as_fd(), 9);
+    }
+    for child in children {
+        let _ = process::poll(&[child.pidfd.as_fd()], Some(Duration::from_secs(5)));
+        let _ = process::reap(child.pid);
+    }
+}

@@ -1,0 +1,505 @@
+//! The worker's side of the kernel: claim, run, publish, sleep.
+//!
+//! A worker has one thread that calls these and one small *watchdog* thread that
+//! waits for the client's end. Nothing here blocks except [`sleep`].
+
+use crate::birth::Birth;
+use crate::message::{BirthOrder, Message};
+use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
+use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
+use bireme_shm::fail::{self, Point};
+use bireme_shm::lease;
+use bireme_shm::os::{process, socket};
+use bireme_shm::prim::{AtomicU64, Ordering};
+use bireme_shm::queue::{self, SlotRef};
+use bireme_shm::segment::Segment;
+use bireme_shm::view::View;
+use bireme_shm::word::{State, Word};
+use bireme_shm::{park, prim};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Looks at the queue before an idle worker gives the core up: about 50 µs.
+const SPIN_ROUNDS: u32 = 3_000;
+/// Rounds after which a spinning worker looks whether it takes a core from others: some microseconds.
+const SHORT_SPIN: u32 = 128;
+/// How long a worker waits for a segment that a task names.
+const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
+/// A watchdog that has not heard of its end by then never will.
+const DEAF_AFTER_NS: u64 = 500_000_000;
+/// Idle time after which a worker gives its free memory back.
+pub const TRIM_AFTER: Duration = Duration::from_secs(5);
+
+/// Counts a process's memory in the one word that only it writes.
+///
+/// There is no word for the pool, which a death could leave wrong: whoever asks adds them up.
+#[derive(Debug)]
+pub struct Share {
+    control: Arc<Control>,
+    /// The worker's row; `None` for the client.
+    row: Option<usize>,
+}
+
+impl Share {
+    /// The client's share.
+    pub fn of_client(control: Arc<Control>) -> Self {
+        Self { control, row: None }
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        match self.row {
+            Some(row) => &self.control.row(row).arena_bytes,
+            None => &self.control.header().client_bytes.0,
+        }
+    }
+}
+
+impl Budget for Share {
+    fn grow(&self, bytes: u64) -> Result<(), (u64, u64)> {
+        fail::point(Point::ArenaCount);
+        // SYNC(budget): counted, then added up, both sequentially consistent: of two that grow at
+        // the same time at least one sees the other, so that together they never pass the limit.
+        self.word().fetch_add(bytes, Ordering::SeqCst);
+        let used = self.control.arena_bytes();
+        let limit = self.control.header().arena_limit.0.load(Ordering::Relaxed); // RELAXED: written once
+        if used > limit {
+            self.shrink(bytes);
+            return Err((used.saturating_sub(bytes), limit));
+        }
+        Ok(())
+    }
+    fn shrink(&self, bytes: u64) {
+        self.word().fetch_sub(bytes, Ordering::SeqCst);
+    }
+}
+
+/// What an idle worker should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Run this task.
+    Task(SlotRef),
+    /// Nothing queued: spin or sleep.
+    Idle,
+    /// Leave the pool.
+    Leave,
+}
+
+/// What became of a finished task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// The result is published.
+    Published,
+    /// The client decided to kill this worker: claim nothing more and wait for the signal.
+    Condemned,
+}
+
+/// Where the bytes of a result are.
+#[derive(Debug)]
+pub enum ResultPlace<'a> {
+    /// To be copied into the slot (at most `INLINE_BYTES`).
+    Inline(&'a [u8]),
+    /// In a block of this worker's arena.
+    Block(&'a Block),
+}
+
+/// One worker process.
+#[derive(Debug)]
+pub struct Worker {
+    control: Arc<Control>,
+    row: usize,
+    order: BirthOrder,
+    socket: OwnedFd,
+    bell: OwnedFd,
+    arena: Arena<Share>,
+    segments: HashMap<u32, Arc<Segment>>,
+    claims: u32,
+    flags: u32,
+}
+
+/// Note which item of a running task comes next, and when it begins if its time is limited.
+pub fn progress(control: &Control, slot: SlotRef, item: u64) {
+    let fields = control.slot(slot.index as usize);
+    fail::point(Point::ProgressItem);
+    fields.progress.0.store(item, Ordering::Release); // SYNC(progress): read by the client after our death
+    if fields.timeout_ns.load(Ordering::Relaxed) != 0 {
+        fail::point(Point::ProgressStart);
+        let now = process::now_ns();
+        fields.started_ns.store(now, Ordering::Release); // SYNC(deadline): read by the supervisor
+    }
+}
+
+/// Whether others are idle and nothing is queued: the rest of a long chunk is better shared.
+pub fn others_starve(control: &Control) -> bool {
+    park::someone_idle(control) && queue::looks_empty(control)
+}
+
+impl Worker {
+    /// Take up the place that `birth` gives. The descriptors that are not the kernel's come back:
+    /// boot, story, client, out, err.
+    pub fn attach(birth: Birth) -> io::Result<(Self, [OwnedFd; 5])> {
+        let Birth {
+            order,
+            control,
+            boot,
+            story,
+            client,
+            bell,
+            out,
+            err,
+            socket,
+        } = birth;
+        fail::arm(order.serial);
+        fail::point(Point::BirthAttach);
+        let control = Arc::new(Control::attach(control)?);
+        let row = order.row as usize;
+        let share = Share {
+            control: Arc::clone(&control),
+            row: Some(row),
+        };
+        // Ids below 1 << 12 are the client's; each birth has 4096 of its own.
+        let arena = Arena::new((order.serial & 0xf_ffff) << 12, share);
+        let worker = Self {
+            control,
+            row,
+            order,
+            socket,
+            bell,
+            arena,
+            segments: HashMap::new(),
+            claims: 0,
+            flags: 0,
+        };
+        Ok((worker, [boot, story, client, out, err]))
+    }
+
+    /// Row of this worker.
+    pub fn row(&self) -> usize {
+        self.row
+    }
+
+    /// Number of this birth within the pool.
+    pub fn serial(&self) -> u32 {
+        self.order.serial
+    }
+
+    /// Another handle of the control socket, for the watchdog.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// Tell the client that tasks may come.
+    pub fn tell_ready(&mut self) -> io::Result<()> {
+        fail::point(Point::BirthReady);
+        self.tell(&Message::Ready)?;
+        fail::point(Point::BirthWork);
+        Ok(())
+    }
+
+    /// Tell the client something.
+    pub fn tell(&mut self, message: &Message) -> io::Result<()> {
+        self.flags |= result_flag::MESSAGES;
+        socket::send_blocking(&self.socket, &message.encode(), &[])
+    }
+
+    /// Claim a task, or say what else to do.
+    pub fn find_work(&mut self) -> Next {
+        let row = self.control.row(self.row);
+        let full = self.order.max_claims != 0 && self.claims >= self.order.max_claims;
+        // RELAXED, both: orders come with a wake, and are looked at again after the announcement.
+        if full || row.flags.load(Ordering::Relaxed) & row_flag::RETIRE != 0 {
+            return self.leave();
+        }
+        if let Some(slot) = queue::claim(&*self.control, self.row as u16) {
+            self.claims += 1;
+            // A burst wakes its workers one after the other.
+            if park::someone_idle(&*self.control) && !queue::looks_empty(&*self.control) {
+                fail::point(Point::ClaimWake);
+                park::wake_one(&*self.control);
+            }
+            return Next::Task(slot);
+        }
+        if self.control.header().orders.load(Ordering::Relaxed) & order::LEAVE != 0 {
+            return self.leave();
+        }
+        Next::Idle
+    }
+
+    fn leave(&self) -> Next {
+        fail::point(Point::LeaveFlag);
+        self.control
+            .row(self.row)
+            .flags
+            .fetch_or(row_flag::LEFT, Ordering::Relaxed); // RELAXED: read after our death
+        fail::point(Point::LeaveExit);
+        Next::Leave
+    }
+
+    /// Spin for work, if this worker may. `false` when it should sleep instead.
+    ///
+    /// At first it spins even if all cores are taken: of several workers that run out of work
+    /// together the others find the role taken, go to sleep, and leave a core to this one.
+    pub fn spin(&self) -> bool {
+        let tail = self.control.tail();
+        let before = tail.load(Ordering::Relaxed); // RELAXED, here and below: a hint to look
+        let mut rounds = 0;
+        let mut found = false;
+        let _ = park::spin(&*self.control, self.row, SPIN_ROUNDS, || {
+            rounds += 1;
+            found = tail.load(Ordering::Relaxed) != before;
+            found || (rounds >= SHORT_SPIN && rounds % SHORT_SPIN == 0 && self.is_crowded())
+        });
+        found
+    }
+
+    /// Whether more processes of this pool are awake than it has cores.
+    fn is_crowded(&self) -> bool {
+        let header = self.control.header();
+        // RELAXED, all: a guess about who else is awake.
+        let alive = header.alive.load(Ordering::Relaxed);
+        let asleep = park::count_sleepers(&*self.control);
+        let client = u32::from(self.control.client_wish().load(Ordering::Relaxed) == 0);
+        alive.saturating_sub(asleep) + client > header.cores.load(Ordering::Relaxed)
+    }
+
+    /// Give free memory back, drop what the client has forgotten.
+    pub fn tidy(&mut self) {
+        let _ = self.read_socket(false);
+        lease::unpin();
+        self.arena.trim();
+    }
+
+    /// The slot's fields.
+    pub fn slot(&self, slot: SlotRef) -> &Slot {
+        self.control.slot(slot.index as usize)
+    }
+
+    /// Begin a claimed task: from here on its death is its own. `false` if it was taken back.
+    pub fn begin(&self, slot: SlotRef) -> bool {
+        let fields = self.slot(slot);
+        fields
+            .progress
+            .0
+            .store(fields.first.load(Ordering::Relaxed), Ordering::Relaxed); // RELAXED: published by the word
+        self.control
+            .row(self.row)
+            .current
+            .store(slot.index + 1, Ordering::Relaxed); // RELAXED: a hint
+        fail::point(Point::BeginRunning);
+        let begun = queue::advance(&*self.control, slot, State::Claimed, State::Running).is_ok();
+        fail::point(Point::BeginPayload);
+        begun
+    }
+
+    /// Whether this task was asked to stop.
+    pub fn cancelled(&self, slot: SlotRef) -> bool {
+        let bits = self
+            .control
+            .word(slot.index as usize)
+            .load(Ordering::Acquire);
+        Word::unpack(bits)
+            .is_some_and(|word| word.generation == slot.generation && word.cancelled())
+    }
+
+    /// The segment with this id; waits for its arrival.
+    pub fn segment(&mut self, id: u32) -> io::Result<Arc<Segment>> {
+        let deadline = process::now_ns() + SEGMENT_PATIENCE.as_nanos() as u64;
+        loop {
+            if let Some(segment) = self.segments.get(&id) {
+                return Ok(Arc::clone(segment));
+            }
+            if !self.read_socket(true)? && process::now_ns() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("segment {id} did not arrive"),
+                ));
+            }
+        }
+    }
+
+    /// Handle waiting messages; waits a little for one if asked. `false` when none came.
+    fn read_socket(&mut self, wait: bool) -> io::Result<bool> {
+        let mut buffer = [0; 64];
+        let mut any = false;
+        if wait {
+            process::poll(&[self.socket.as_fd()], Some(Duration::from_millis(100)))?;
+        }
+        loop {
+            match socket::receive(&self.socket, &mut buffer, false) {
+                Ok((0, _)) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
+                    Some(Message::Segment(id)) if fds.len() == 1 => {
+                        fail::point(Point::SegmentAttach);
+                        let segment = Segment::attach(id, fds.pop().expect("one"))?;
+                        self.segments.insert(id, Arc::new(segment));
+                        any = true;
+                    }
+                    Some(Message::Forget(id)) => drop(self.segments.remove(&id)),
+                    _ => {} // not for us: a newer client may say more
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Memory for a result.
+    pub fn allocate(&mut self, len: u64) -> Result<Block, ArenaError> {
+        let (socket, flags) = (&self.socket, &mut self.flags);
+        let block = self.arena.allocate(len, |segment| {
+            *flags |= result_flag::MESSAGES;
+            fail::point(Point::SegmentSend);
+            // A client that is gone needs no segment.
+            let _ = socket::send_blocking(
+                socket,
+                &Message::Segment(segment.id()).encode(),
+                &[segment.fd()],
+            );
+            fail::point(Point::SegmentUse);
+        });
+        fail::point(Point::ResultBytes);
+        block
+    }
+
+    /// Free a block that was never published.
+    pub fn free(&mut self, block: &Block) {
+        self.arena.free(block.segment.id(), block.ticket);
+    }
+
+    /// Publish the result of items up to `upto` and count them.
+    pub fn finish(
+        &mut self,
+        slot: SlotRef,
+        kind: u32,
+        place: &ResultPlace<'_>,
+        upto: u64,
+        wrote: bool,
+        busy_ns: u64,
+    ) -> Finished {
+        let fields = self.control.slot(slot.index as usize);
+        fail::point(Point::ResultPlace);
+        match place {
+            ResultPlace::Inline(bytes) => {
+                fields.write_inline_result(bytes);
+                fields.result_at.store(Location {
+                    len: bytes.len() as u64,
+                    ..Location::default()
+                });
+            }
+            ResultPlace::Block(block) => fields.result_at.store(Location {
+                segment: block.segment.id(),
+                ticket: block.ticket,
+                offset: block.offset,
+                len: block.len,
+            }),
+        }
+        // RELAXED, all: published by the word.
+        let items = upto.saturating_sub(fields.first.load(Ordering::Relaxed));
+        let handed_back = upto < fields.last.load(Ordering::Relaxed);
+        fields.upto.store(upto, Ordering::Relaxed);
+        fields.result_kind.store(kind, Ordering::Relaxed);
+        let wrote = if wrote { result_flag::OUTPUT } else { 0 };
+        fields
+            .result_flags
+            .store(std::mem::take(&mut self.flags) | wrote, Ordering::Relaxed);
+        fail::point(Point::ResultCount);
+        let row = self.control.row(self.row);
+        row.current.store(0, Ordering::Relaxed);
+        row.claims
+            .store(row.claims.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        row.items
+            .store(row.items.load(Ordering::Relaxed) + items, Ordering::Relaxed);
+        row.busy_ns.store(
+            row.busy_ns.load(Ordering::Relaxed) + busy_ns,
+            Ordering::Relaxed,
+        );
+        fail::point(Point::FinishDone);
+        if queue::advance(&*self.control, slot, State::Running, State::Done).is_err() {
+            return Finished::Condemned;
+        }
+        fail::point(Point::FinishMark);
+        queue::mark_done(&*self.control, slot.index);
+        fail::point(Point::FinishNotify);
+        park::notify_client(&*self.control, slot.index);
+        let waits = self.control.client_wish().load(Ordering::Relaxed) != 0;
+        let backlog = self.control.header().backlog.load(Ordering::Relaxed) != 0;
+        if (handed_back && !waits) || (backlog && queue::looks_empty(&*self.control)) {
+            fail::point(Point::FinishBell);
+            process::ring(&self.bell);
+        } else if handed_back {
+            park::wake_client(&*self.control);
+        }
+        fail::point(Point::FinishEnd);
+        Finished::Published
+    }
+
+    /// A handle that answers, from a signal handler's context, whether the running task shall stop.
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+}
+
+/// Sleep as idle row `row` until there may be work, an order, or `timeout`.
+pub fn sleep(control: &Control, row: usize, timeout: Option<Duration>) {
+    park::sleep(control, row, timeout, || {
+        queue::looks_empty(control)
+            && control.row(row).flags.load(Ordering::SeqCst) & row_flag::RETIRE == 0
+            && control.header().orders.load(Ordering::SeqCst) == 0
+    });
+}
+
+/// The thread of a worker that waits for the client's end, then ends the
+/// worker's descendants and the worker itself. It never takes the interpreter's lock.
+#[derive(Debug)]
+pub struct Watchdog {
+    stop: Arc<OwnedFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Start watching the client's process descriptor and the control socket.
+    pub fn start(client: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
+        let stop = Arc::new(process::event()?);
+        let heard = Arc::clone(&stop);
+        let thread = prim::spawn("bireme-watchdog", move || {
+            process::block_signals();
+            loop {
+                match process::poll_or_hangup(&[heard.as_fd(), client.as_fd()], peer.as_fd()) {
+                    Some(0) => return,
+                    Some(_) => {
+                        process::end_descendants();
+                        process::leave(1);
+                    }
+                    None => {}
+                }
+            }
+        })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Let go of the handle without waiting: in a forked child, which does not have the thread.
+    pub fn forget(mut self) {
+        drop(self.thread.take());
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            process::ring(&*self.stop);
+            // A task that has closed all descriptors has left the thread deaf: then it stays.
+            let begun = process::now_ns();
+            while !thread.is_finished() && process::now_ns() - begun < DEAF_AFTER_NS {
+                process::pause(Duration::from_micros(20));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Processes: descriptors for them, signals, ends, limits.
+
+use crate::prim::{AtomicU32, Ordering};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// A descriptor for process `pid`, which must be a child or known to live.
+pub fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// A descriptor for the calling process.
+pub fn open_self() -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        PidfdFlags::empty(),
+    )?)
+}
+
+/// Process id of the caller, asked of the system once a process.
+///
+/// It is kept in a page that the kernel clears in forked children, however they were forked.
+pub fn own_pid() -> i32 {
+    static KEPT: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
+    let ask = || rustix::process::getpid().as_raw_nonzero().get();
+    let Some(kept) = KEPT.get_or_init(page_wiped_by_forks) else {
+        return ask();
+    };
+    // RELAXED, both: every thread of a process stores the same.
+    match kept.load(Ordering::Relaxed) {
+        0 => {
+            let pid = ask();
+            kept.store(pid as u32, Ordering::Relaxed);
+            pid
+        }
+        pid => pid as i32,
+    }
+}
+
+/// A word that is 0 at first, and again in each forked child; `None` where the kernel has no such thing.
+fn page_wiped_by_forks() -> Option<&'static AtomicU32> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags};
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    let size = super::memory::page_size();
+    // SAFETY: a fresh page of our own, never unmapped. It is zeros, which is a valid atomic.
+    unsafe {
+        let page =
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, protection, flags).ok()?;
+        rustix::mm::madvise(page, size, Advice::LinuxWipeOnFork).ok()?;
+        Some(&*page.cast())
+    }
+}
+
+/// Send a signal through a process descriptor: never to a recycled id.
+pub fn signal(process: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    let signal = Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_send_signal(process, signal)?)
+}
+
+/// Send SIGKILL to a process id that the caller knows to be its own descendant.
+pub fn kill_pid(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It returned this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signalled(i32),
+    /// It ended, and somebody else took the reason.
+    Unknown,
+}
+
+/// Reap child `pid` if it has ended: how, and its peak resident memory in KiB.
+pub fn reap(pid: i32) -> Option<(End, u64)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `usage` is plain data that the call fills; zeroed is a valid value of it.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are to live locals.
+        let reaped = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) };
+        if reaped == 0 {
+            return None;
+        }
+        if reaped < 0 {
+            if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Some((End::Unknown, 0)); // somebody else reaped it
+        }
+        let end = if libc::WIFEXITED(status) {
+            End::Exited(libc::WEXITSTATUS(status))
+        } else {
+            End::Signalled(libc::WTERMSIG(status))
+        };
+        return Some((end, usage.ru_maxrss as u64));
+    }
+}
+
+/// Wait until one of `fds` is readable or hung up; gives a flag for each.
+///
+/// `None` waits for ever. An interrupted wait reports nothing ready.
+pub fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut entries: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    let limit = timeout.map(|t| rustix::event::Timespec {
+        tv_sec: t.as_secs() as i64,
+        tv_nsec: i64::from(t.subsec_nanos()),
+    });
+    match rustix::event::poll(&mut entries, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(entries
+        .iter()
+        .map(|entry| !entry.revents().is_empty())
+        .collect())
+}
+
+/// Wait until one of `readable` can be read or `peer` hangs up; gives its position, `peer` last.
+pub fn poll_or_hangup(readable: &[BorrowedFd<'_>], peer: BorrowedFd<'_>) -> Option<usize> {
+    let mut entries: Vec<PollFd<'_>> = readable
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    entries.push(PollFd::from_borrowed_fd(peer, PollFlags::empty()));
+    let _ = rustix::event::poll(&mut entries, None);
+    entries.iter().position(|entry| !entry.revents().is_empty())
+}
+
+/// Whether the process behind a descriptor has ended.
+pub fn has_ended(process: impl AsFd) -> bool {
+    poll(&[process.as_fd()], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
+}
+
+/// Have the caller continued, if it is stopped, when the thread that made it ends: then it can notice.
+pub fn continue_with_parents_end() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::CONT));
+}
+
+/// Adopt orphaned descendants, so that they can be found and ended.
+pub fn adopt_orphans() {
+    let _ = rustix::process::set_child_subreaper(Pid::from_raw(own_pid()));
+}
+
+/// Block all signals in the calling thread: signals belong to Python's main thread.
+pub fn block_signals() {
+    // SAFETY: `set` is initialised by sigfillset before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Process ids of the direct children of `pid` (all threads), from `/proc`.
+pub fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for task in tasks.flatten() {
+        if let Ok(text) = std::fs::read_to_string(task.path().join("children")) {
+            found.extend(
+                text.split_ascii_whitespace()
+                    .filter_map(|word| word.parse::<i32>().ok()),
+            );
+        }
+    }
+    found
+}
+
+/// All descendants of `pid` at this moment, parents before children.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = children(pid);
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children(found[next]));
+        next += 1;
+    }
+    found
+}
+
+/// End every descendant of the calling process and reap what it adopts; bounded.
+pub fn end_descendants() {
+    for _ in 0..1000 {
+        let family = descendants(own_pid());
+        if family.is_empty() {
+            return;
+        }
+        for pid in family {
+            kill_pid(pid);
+        }
+        // SAFETY: a null status pointer is allowed; the call touches no memory of ours.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+        pause(Duration::from_millis(1));
+    }
+}
+
+/// Soft limits of this process, which those it starts inherit.
+pub fn limits() -> [Option<u64>; 9] {
+    use rustix::process::{Resource, getrlimit};
+    [
+        Resource::As,
+        Resource::Core,
+        Resource::Cpu,
+        Resource::Data,
+        Resource::Fsize,
+        Resource::Memlock,
+        Resource::Nofile,
+        Resource::Nproc,
+        Resource::Stack,
+    ]
+    .map(|resource| getrlimit(resource).current)
+}
+
+/// Sleep for `time`.
+pub fn pause(time: Duration) {
+    let _ = poll(&[], Some(time));
+}
+
+/// Bytes waiting in a pipe, asked at either end.
+pub fn bytes_waiting(pipe: impl AsFd) -> usize {
+    rustix::io::ioctl_fionread(pipe).map_or(0, |n| n as usize)
+}
+
+/// A pipe, both ends close-on-exec: (read, write). The read end does not block.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let flags = rustix::fs::fcntl_getfl(&read)?;
+    rustix::fs::fcntl_setfl(&read, flags | rustix::fs::OFlags::NONBLOCK)?;
+    Ok((read, write))
+}
+
+/// Read what is there into `buffer`; `Ok(0)` at the end, `WouldBlock` when nothing waits.
+pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(fd, buffer)?)
+}
+
+/// An event counter for waking a poller: close-on-exec, not blocking.
+pub fn event() -> io::Result<OwnedFd> {
+    use rustix::event::{EventfdFlags, eventfd};
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Make an event counter readable.
+pub fn ring(event: impl AsFd) {
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}
+
+/// Make an event counter unreadable again.
+pub fn hush(event: impl AsFd) {
+    let _ = rustix::io::read(event, &mut [0u8; 8]);
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the same for all processes of the machine.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// End this process at once, running nothing of its exit handlers.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: never returns; skips handlers on purpose.
+    unsafe { libc::_exit(code) }
+}
+
+/// Wait for a child that was just killed, and forget it.
+pub fn reap_blocking(pid: i32) {
+    // SAFETY: a null status pointer is allowed.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+}
+
+/// When process `pid` started, in clock ticks since boot: with the id, its identity.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the start time is field 22, the 20th after it.
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+/// Processes whose environment at their last `exec` held the entry `marker`.
+pub fn with_environment(marker: &str) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let holds = |pid: &i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == marker.as_bytes())
+    };
+    pids.filter(holds).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_pid_is_asked_again_in_a_forked_child() {
+        let here = own_pid();
+        assert_eq!(here, std::process::id() as i32);
+        // SAFETY: the child calls nothing that allocates or locks, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let told = own_pid();
+            // SAFETY: as above.
+            unsafe { libc::_exit(i32::from(told == here || told != libc::getpid())) };
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and `status` is written by the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+        assert_eq!(own_pid(), here);
+    }
+}

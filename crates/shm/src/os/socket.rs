@@ -1,0 +1,105 @@
+//! Control sockets: pairs that keep message boundaries and carry descriptors.
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Most descriptors that travel with one message.
+pub const MAX_FDS: usize = 8;
+
+/// Make a connected pair, close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Send one message with descriptors; never blocks and never raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when the peer is slow, `BrokenPipe` when it is gone.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(
+        socket,
+        bytes,
+        fds,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )
+}
+
+/// As [`send`], but waits while the peer is slow.
+pub fn send_blocking(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, bytes, fds, SendFlags::NOSIGNAL)
+}
+
+fn send_with(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match rustix::net::sendmsg(
+            socket.as_fd(),
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            flags,
+        ) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(drop).map_err(Into::into),
+        }
+    }
+}
+
+/// Why a message came without the descriptor that was sent with it.
+pub fn descriptor_dropped() -> io::Error {
+    rustix::io::Errno::MFILE.into()
+}
+
+/// Receive one message into `buffer`: its length and its descriptors.
+///
+/// A length of 0 means that the peer is gone.
+pub fn receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    block: bool,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC
+        | if block {
+            RecvFlags::empty()
+        } else {
+            RecvFlags::DONTWAIT
+        };
+    let message = loop {
+        match rustix::net::recvmsg(
+            socket.as_fd(),
+            &mut [IoSliceMut::new(buffer)],
+            &mut ancillary,
+            flags,
+        ) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            fds.extend(rights);
+        }
+    }
+    Ok((message.bytes, fds))
+}

@@ -1,0 +1,189 @@
+"""Where the workers of a pool come from, and what a fork or the end of this process does to pools."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import weakref
+from _thread import get_native_id
+
+from bireme import _core, _surroundings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+    from bireme.pool import Pool
+
+_START_METHODS = ("template", "fork", "spawn", "forkserver")
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def start_method_of(start_method: str | None, context: Any) -> str:
+    """Check the start method that a pool's arguments name."""
+    if context is not None:
+        wanted = context if isinstance(context, str) else context.get_start_method()
+        if start_method not in (None, wanted):
+            raise ValueError(
+                f"context asks for start method {wanted!r}, start_method for {start_method!r}"
+            )
+        start_method = wanted
+    start_method = start_method or "template"
+    worker = sys.modules.get("bireme.worker")
+    if worker is not None and worker.preparing:
+        raise RuntimeError(
+            "a pool is made while this worker imports the main module; with start_method="
+            f"{worker.preparing!r} what a script does must be under `if __name__ == '__main__':`"
+        )
+    if start_method not in _START_METHODS:
+        raise ValueError(
+            f"start_method must be one of {', '.join(_START_METHODS)}, got {start_method!r}"
+        )
+    return start_method
+
+
+def birth_place(start_method: str, preload: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Give where the core gets workers from, and the command that starts an interpreter."""
+    if start_method == "fork":
+        return "caller", []
+    if start_method == "spawn":
+        return "interpreter", _surroundings.interpreter(
+            "from bireme.worker import spawned; spawned()"
+        )
+    code = f"from bireme._template import main; main({preload!r}, {start_method!r})"
+    return "template", _surroundings.interpreter(code)
+
+
+def warn_of_threads() -> None:
+    """Say which threads would be cut off by a fork."""
+    if "threading" not in sys.modules:
+        return
+    import threading
+
+    # Threads that Python did not start (our own dispatcher among them) show as dummies.
+    others = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+        and not isinstance(thread, threading._DummyThread)
+        and thread.name != "tqdm_monitor"  # it only sleeps
+    ]
+    if others:
+        import warnings
+
+        warnings.warn(
+            f"start_method='fork' while other threads live ({', '.join(others)}): locks that they "
+            "hold stay held in the workers, which may hang; the default start method has no such risk",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def fork_workers(client: _core.Client) -> None:
+    """Fork the workers that a pool wants; the children never return from here."""
+    try:
+        while (wanted := client.next_birth()) is not None:
+            _fork_one(client, *wanted)
+    finally:
+        client.leave_births()
+    _resume_all()  # this may not be the main thread
+
+
+def _fork_one(client: _core.Client, row: int, birth: _core.Birth) -> None:
+    # Ctrl-C between the fork and the news of it would leave a worker that nobody knows.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    in_main_thread = get_native_id() == os.getpid()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_forked(client, birth, in_main_thread)
+        birth.discard()
+        client.born(row, pid, 0)
+    except OSError as error:
+        birth.discard()
+        client.born(row, None, error.errno or 11)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _be_forked(client: _core.Client, birth: _core.Birth, in_main_thread: bool) -> NoReturn:
+    """Be a worker in a child that was just forked; nothing of the caller's code runs on."""
+    try:
+        if not in_main_thread:
+            _forget_half_imports()
+        for number in client.private_fds():
+            os.close(number)
+        from bireme import worker
+
+        worker.main(birth, "fork")
+    finally:
+        os._exit(1)
+
+
+def _forget_half_imports() -> None:
+    """Have modules imported anew that another thread, which is not here, was just importing."""
+    locks = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
+    for name, module in list(sys.modules.items()):
+        try:  # past a lazy module's own `__getattribute__`, which would import it
+            spec = object.__getattribute__(module, "__dict__").get("__spec__")
+        except AttributeError:
+            continue
+        if getattr(spec, "_initializing", False) is True:
+            del sys.modules[name]
+            locks.pop(name, None)
+
+
+# Forks and the end of this process --------------------------------------------------------
+
+
+def _clients() -> Iterator[_core.Client]:
+    if os.getpid() != _owner:
+        return iter(())  # inherited by a fork: not ours
+    return iter([pool._client for pool in list(_pools) if pool._client is not None])
+
+
+_registered = False
+_owner = 0  # the process whose pools these are
+
+
+def register(pool: Pool) -> None:
+    """Note a new pool: forks and the end of this process concern it."""
+    global _owner, _registered
+    _pools.add(pool)
+    _owner = os.getpid()
+    if not _registered:
+        _registered = True
+        atexit.register(_end_all)
+        _core.resume_after_forks(_resume_all)
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=lambda: _core.end_fork(False),
+            after_in_child=lambda: _core.end_fork(True),
+        )
+
+
+def _before_fork() -> None:
+    # Threads of ours would be cut off by the fork (and CPython would warn of them); they
+    # start again at the pool's next use after the fork.
+    _core.begin_fork()
+    for client in _clients():
+        client.pause(False)
+
+
+def _resume_all() -> None:
+    for client in _clients():
+        client.resume()
+
+
+def _end_all() -> None:
+    for client in _clients():
+        client.terminate()
+    for client in _clients():
+        for _ in range(100):
+            if client.wait_finished(0.05):
+                break
+        client.pause(True)
+    _core.end_templates()

@@ -1,0 +1,316 @@
+"""Definitions on their way to the peer: versions of names, classes, the preamble.
+
+The sender keeps, for each global name that a by-value function used, the pickle
+of its value and a version, which grows when that pickle differs. A receiver
+sets a name only when the version is newer than the one it has, so what a task
+assigned to it stays until the caller's value changes.
+
+Names whose values share mutable objects travel in one pickle, and their
+versions grow together: otherwise the peer would get two copies.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from _blake2 import blake2b
+from _pickle import dumps as plain_dumps
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import cloudpickle as internals
+
+from bireme._by_value import Needs, Stream, dump, identity, large
+from bireme._fingerprint import ABSENT, Watch
+
+if TYPE_CHECKING:
+    import pickle
+    from collections.abc import Iterable
+
+    from bireme._rules import Namespace, Rules
+
+
+class _Name:
+    """The value of one global name as it was sent last."""
+
+    __slots__ = ("digest", "name", "space", "stream", "value", "version", "watch")
+
+    def __init__(self, space: Namespace, name: str) -> None:
+        self.space = space
+        self.name = name
+        self.value: Any = ABSENT
+        self.version = 0
+        self.digest = b""
+        self.watch: Watch | None = None
+        self.stream: Stream
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it among all."""
+        return (self.space.label, self.name)
+
+    def update(self, rules: Rules) -> None:
+        """Pickle the value again if it may have changed."""
+        value = self.space.variables[self.name]
+        watch = self.watch
+        if watch and value is self.value and not watch.mutable and watch.unchanged():
+            return
+        stream = dump((large(value),), rules, roots=(value,), list_parts=True)
+        found = digest(stream.fingerprint())
+        if found != self.digest:
+            self.version += 1
+        self.value, self.stream, self.digest = value, stream, found
+        self.watch = Watch(value, rules, follow=False)
+
+    def rank(self) -> int:
+        """Order the setting of names: instances last, their making may use the others."""
+        return 1 if isinstance(self.value, type) else 2 if self.watch and self.watch.mutable else 0
+
+
+class _Class:
+    """The definition of one by-value class as it was sent last."""
+
+    __slots__ = ("cls", "home", "needs", "skeleton", "state", "uid", "version", "watch")
+
+    def __init__(self, uid: str, cls: type) -> None:
+        self.uid = uid
+        self.cls = cls
+        self.version = 0
+        self.watch: Watch | None = None
+        self.home: tuple[str, dict[str, Any], str] | None = None
+        self.skeleton = b""
+        self.state: Stream
+        self.needs = Needs()
+
+    def update(self, rules: Rules) -> None:
+        """Pickle the definition again if an attribute may have changed."""
+        watch = self.watch
+        if watch and not watch.mutable and watch.unchanged():
+            return
+        cls = self.cls
+        make, arguments, content, _, _, fill = internals._dynamic_class_reduce(cls)
+        arguments, content = _with_slots(cls, arguments, content)
+        skeleton = dump((make, arguments), rules, roots=(cls,))
+        state = dump((fill, content), rules, roots=(cls,))
+        if (
+            not self.version
+            or skeleton.payload != self.skeleton
+            or state.fingerprint() != self.state.fingerprint()
+        ):
+            self.version += 1
+        self.skeleton, self.state = skeleton.payload, state
+        self.needs = Needs()
+        for stream in (skeleton, state):
+            self.needs.units.update(stream.needs.units)
+            self.needs.names.update(stream.needs.names)
+        self.watch = Watch(cls, rules, follow=False)
+        self.home = _home(cls)
+
+
+def _with_slots(cls: type, arguments: Any, content: Any) -> tuple[Any, Any]:
+    """Let the peer's class have slots too (cloudpickle sets the attribute only)."""
+    slots = vars(cls).get("__slots__")
+    if slots is None or issubclass(cls, tuple) or arguments[0] is not type(cls):
+        return arguments, content
+    kwargs = {**arguments[3], "__slots__": slots}
+    attributes = {key: value for key, value in content[0].items() if key != "__slots__"}
+    mangled = [slots] if isinstance(slots, str) else slots
+    for slot in mangled:
+        if slot.startswith("__") and not slot.endswith("__"):
+            attributes.pop(f"_{cls.__name__.lstrip('_')}{slot}", None)
+    return (*arguments[:3], kwargs, *arguments[4:]), (attributes, content[1])
+
+
+def _home(cls: type) -> tuple[str, dict[str, Any], str] | None:
+    name = cls.__module__
+    module = sys.modules.get(name)
+    if module is None or vars(module).get(cls.__qualname__) is not cls:
+        return None
+    if name == "__mp_main__":
+        name = "__main__"
+    return (name, {"__name__": name}, cls.__qualname__)
+
+
+class Bundle:
+    """A preamble, and what it was made from.
+
+    Attributes
+    ----------
+    prefix : bytes
+        Opens a payload; empty if nothing is needed.
+    buffers : list of pickle.PickleBuffer
+        Its large buffers; they come before those of the payload's rest.
+    carries : frozenset
+        The ids of classes and the (label, name) pairs that the receiver knows
+        once it has read it.
+    """
+
+    __slots__ = ("buffers", "carries", "prefix")
+
+    def __init__(
+        self, prefix: bytes, buffers: list[pickle.PickleBuffer], carries: frozenset[Any]
+    ) -> None:
+        self.prefix = prefix
+        self.buffers = buffers
+        self.carries = carries
+
+
+_EMPTY = Bundle(b"", [], frozenset())
+_WRITTEN_MAX = 256
+
+
+class Sender:
+    """Everything one side has sent by value."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._names: dict[tuple[str, str], _Name] = {}
+        self._classes: dict[str, _Class] = {}
+        self._written: dict[frozenset[Any], tuple[Any, Bundle]] = {}
+
+    def dump(self, value: Any) -> Stream:
+        """Pickle a value by this side's rules."""
+        return dump(value, self.rules)
+
+    def version(self, key: tuple[str, str]) -> int:
+        """Return the version of a name in the last bundle."""
+        return self._names[key].version
+
+    def entry(self, space: Namespace, name: str) -> _Name:
+        """Return the record of a name."""
+        key = (space.label, name)
+        entry = self._names.get(key)
+        if entry is None or entry.space.variables is not space.variables:
+            entry = self._names[key] = _Name(space, name)
+        return entry
+
+    def bundle(self, needs: Needs) -> Bundle:
+        """Make the preamble for some needs and everything these need in turn."""
+        if not needs.units and not needs.names:
+            return _EMPTY
+        names: dict[tuple[str, str], _Name] = {}
+        classes: dict[str, _Class] = {}
+        before: dict[tuple[str, str], int] = {}
+        todo = [needs]
+        while todo:
+            more = todo.pop()
+            for uid, cls in more.units.items():
+                if uid not in classes:
+                    if uid not in self._classes:
+                        self._classes[uid] = _Class(uid, cls)
+                    classes[uid] = self._classes[uid]
+                    classes[uid].update(self.rules)
+                    todo.append(classes[uid].needs)
+            for key, (space, optional) in more.names.items():
+                if key in names:
+                    continue
+                entry = self.entry(space, key[1])
+                before[key] = entry.version
+                try:
+                    entry.update(self.rules)
+                except Exception:
+                    if optional:
+                        continue
+                    raise
+                names[key] = entry
+                todo.append(entry.stream.needs)
+        return self._write(list(classes.values()), names, before)
+
+    def _write(
+        self,
+        classes: list[_Class],
+        names: dict[tuple[str, str], _Name],
+        before: dict[tuple[str, str], int],
+    ) -> Bundle:
+        groups = _groups(names)
+        for group in groups:
+            if any(entry.version > before[entry.key] for entry in group):
+                for entry in group:
+                    entry.version = max(entry.version, before[entry.key] + 1)
+        carries = frozenset((*(item.uid for item in classes), *names))
+        state = (
+            [(item.uid, item.version) for item in classes],
+            [[(entry.key, entry.version) for entry in group] for group in groups],
+        )
+        known = self._written.get(carries)
+        if known is not None and known[0] == state:
+            return known[1]
+
+        buffers: list[pickle.PickleBuffer] = []
+
+        def place(stream: Stream) -> tuple[bytes, int, int]:
+            first = len(buffers)
+            buffers.extend(stream.buffers)
+            return (stream.payload, first, len(buffers))
+
+        units = [
+            (item.uid, item.version, item.home, item.skeleton, *place(item.state))
+            for item in classes
+        ]
+        records = [
+            (
+                group[0].space.label,
+                group[0].space.attributes,
+                [(entry.name, entry.version) for entry in group],
+                *place(self._joint(group)),
+            )
+            for group in groups
+        ]
+        preamble = plain_dumps((not self.rules.returning, units, records), 5)
+        stamps = repr([identity(buffer) for buffer in buffers]).encode()
+        bundle = Bundle(_prefix(digest(preamble + stamps), preamble, buffers), buffers, carries)
+        if len(self._written) >= _WRITTEN_MAX:
+            del self._written[next(iter(self._written))]
+        self._written[carries] = (state, bundle)
+        return bundle
+
+    def _joint(self, group: list[_Name]) -> Stream:
+        if len(group) == 1:
+            return group[0].stream
+        values = tuple(entry.value for entry in group)
+        return dump(tuple(map(large, values)), self.rules, roots=values)
+
+
+def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
+    """Put names of one namespace together whose values share mutable objects."""
+    owners: dict[tuple[str, int], list[_Name]] = {}
+    members: dict[tuple[str, str], list[_Name]] = {}
+    for key, entry in names.items():
+        group = members[key] = [entry]
+        for part in entry.stream.parts:
+            other = owners.setdefault((key[0], part), group)
+            if other is not group:
+                other += group
+                for moved in group:
+                    members[moved.key] = other
+                for where, owner in owners.items():
+                    if owner is group:
+                        owners[where] = other
+                group = other
+    groups = list({id(group): group for group in members.values()}.values())
+    for group in groups:
+        group.sort(key=_Name.rank)
+    return sorted(groups, key=lambda group: group[0].rank())
+
+
+def digest(content: bytes) -> bytes:
+    """Return 16 bytes that stand for some content."""
+    return blake2b(content, digest_size=16).digest()
+
+
+def _prefix(fingerprint: bytes, preamble: bytes, buffers: Iterable[pickle.PickleBuffer]) -> bytes:
+    """Write ``enter(fingerprint, preamble, [buffers])`` as pickle opcodes.
+
+    A pickle of its own follows: these opcodes leave the stack empty and use no
+    memo, so that the two make one stream.
+    """
+    opcodes = [b"\x80\x05cbireme._rebuild\nenter\nC\x10", fingerprint]
+    if len(preamble) < 1 << 32:
+        opcodes += [b"B", struct.pack("<I", len(preamble)), preamble]
+    else:
+        opcodes += [b"\x8e", struct.pack("<Q", len(preamble)), preamble]
+    opcodes.append(b"](")
+    for buffer in buffers:
+        with buffer.raw() as view:
+            opcodes.append(b"\x97\x98" if view.readonly else b"\x97")
+    opcodes.append(b"e\x87R0")
+    return b"".join(opcodes)

@@ -1,0 +1,406 @@
+"""The pickler for what plain pickle refuses, built on cloudpickle's.
+
+It differs from cloudpickle in where things go. A stream holds no globals and no
+class definitions: by-value classes are named by id, functions of a module by
+their name, and the pickler's `needs` lists what the peer must be told of them.
+Lambdas, local functions and captured values are inside of the stream.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import marshal
+import pickle
+import sys
+import types
+import weakref
+from typing import Any, cast
+
+import cloudpickle
+from cloudpickle import cloudpickle as internals
+
+from bireme import _rebuild
+from bireme._fingerprint import (
+    ABSENT,
+    LARGE_BYTES,
+    contents,
+    global_names,
+    is_immutable,
+    is_large,
+    stamp,
+)
+from bireme._rules import Namespace, Rules
+
+Reduced = tuple[Any, ...]
+
+_OWN = vars(_rebuild)
+_LRU = type(functools.lru_cache(len))
+_HEAP_TYPE = 1 << 9
+#: Static types that no module holds under their name.
+_UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._BUILTIN_TYPE_NAMES})
+
+
+class _Ref:
+    """Pickles as a call; one object a stream, so that the stream shares its result."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Reduced:
+        return self.call
+
+
+class Needs:
+    """What the peer has to know to read a stream.
+
+    Attributes
+    ----------
+    units : dict
+        By-value classes, by id.
+    names : dict
+        By (namespace label, name): the namespace, and whether the name may be
+        left out if its value cannot be pickled.
+    """
+
+    __slots__ = ("names", "units")
+
+    def __init__(self) -> None:
+        self.units: dict[str, type] = {}
+        self.names: dict[tuple[str, str], tuple[Namespace, bool]] = {}
+
+    def keys(self) -> frozenset[Any]:
+        """Return what names these needs."""
+        return frozenset((*self.units, *self.names))
+
+
+class Stream:
+    """What one dump gave.
+
+    Attributes
+    ----------
+    payload : bytes
+        The pickle.
+    buffers : list of pickle.PickleBuffer
+        Its large buffers, in order.
+    needs : Needs
+        What the peer has to know to read it.
+    parts : dict
+        The mutable objects inside, by ``id``.
+    """
+
+    __slots__ = ("buffers", "needs", "parts", "payload")
+
+    def __init__(
+        self,
+        payload: bytes,
+        buffers: list[pickle.PickleBuffer],
+        needs: Needs,
+        parts: dict[int, Any],
+    ) -> None:
+        self.payload = payload
+        self.buffers = buffers
+        self.needs = needs
+        self.parts = parts
+
+    def fingerprint(self) -> bytes:
+        """Return what changes when the content does (large buffers: their identity)."""
+        if not self.buffers:
+            return self.payload
+        return self.payload + repr([identity(buffer) for buffer in self.buffers]).encode()
+
+
+def identity(buffer: pickle.PickleBuffer) -> tuple[int, int, int]:
+    """Return what identifies a large buffer: its owner, size and `refresh` count."""
+    with buffer.raw() as view:
+        return (id(view.obj), view.nbytes, stamp(view.obj))
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickle one value by the rules of one side.
+
+    Parameters
+    ----------
+    file : io.BytesIO
+        Where the stream goes.
+    rules : Rules
+        What travels by value.
+    roots : tuple, optional
+        Functions or classes whose own definition this stream is: they, and a
+        class's methods, are written out instead of being named.
+    """
+
+    def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
+        pickle.Pickler.__init__(self, file, 5, buffer_callback=self._take_buffer)
+        self.rules = rules
+        self.roots = frozenset(map(id, roots))
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.needs = Needs()
+        self._refs: dict[int, tuple[Any, _Ref]] = {}
+        self.cells: dict[int, types.CellType] = {}
+
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Keep a large contiguous buffer; True leaves it inside of the stream."""
+        try:
+            with buffer.raw() as view:
+                inside = view.nbytes < LARGE_BYTES
+        except BufferError:
+            return True
+        if not inside:
+            self.buffers.append(buffer)
+        return inside
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce what needs to know the rules; the dispatch table has the rest."""
+        kind = type(obj)
+        if kind is types.FunctionType:
+            return self._reduce_function(obj)
+        if isinstance(obj, type):
+            return self._reduce_class(obj)
+        if kind is types.ModuleType:
+            return self._reduce_module(obj)
+        if kind is _LRU:
+            return self._reduce_lru(obj)
+        return NotImplemented
+
+    # Functions
+
+    def _reduce_function(self, fn: types.FunctionType) -> Any:
+        if fn.__globals__ is _OWN or not self.rules.needs_by_value(fn):
+            return NotImplemented
+        space = self.rules.namespace(fn)
+        if id(fn) not in self.roots and (reference := self._by_name(space, fn)) is not None:
+            return reference
+        return (
+            _rebuild.function,
+            (self._space(space), fn.__code__, self._empty_cells(fn)),
+            self._function_state(fn, space),
+            None,
+            None,
+            _rebuild.fill_function,
+        )
+
+    def _by_name(self, space: Namespace, fn: Any) -> Reduced | None:
+        """Refer to a function that its module, or a class of it, holds under its name."""
+        path = getattr(fn, "__qualname__", "")
+        owner, _, name = path.rpartition(".")
+        if not owner:
+            if space.variables.get(name, ABSENT) is not fn:
+                return None
+            if space.travels:
+                self.needs.names[space.label, name] = (space, False)
+            elif (space.label, name) not in _rebuild.held:
+                return None
+            return (_rebuild.named, (space.label, name))
+        cls: Any = space.variables.get(owner)
+        if isinstance(cls, type) and id(cls) not in self.roots and vars(cls).get(name) is fn:
+            return (getattr, (cls, name))
+        return None
+
+    def _space(self, space: Namespace) -> _Ref:
+        call = (
+            (_rebuild.namespace, (space.label, space.attributes))
+            if space.travels
+            else (_rebuild.home, (space.label,))
+        )
+        return self._shared(space.variables, call)
+
+    def _shared(self, key: object, call: Reduced) -> _Ref:
+        return self._refs.setdefault(id(key), (key, _Ref(*call)))[1]
+
+    def _empty_cells(self, fn: types.FunctionType) -> tuple[_Ref, ...] | None:
+        cells = fn.__closure__
+        if cells is None:
+            return None
+        return tuple(self._shared(cell, (types.CellType, ())) for cell in cells)
+
+    def _function_state(self, fn: types.FunctionType, space: Namespace) -> Reduced:
+        code = fn.__code__
+        slots = {
+            "__defaults__": fn.__defaults__,
+            "__kwdefaults__": fn.__kwdefaults__,
+            "__annotations__": _annotations(fn),
+            "__type_params__": getattr(fn, "__type_params__", None),
+        }
+        slots = {name: large(value) for name, value in slots.items() if value}
+        if fn.__name__ != code.co_name:
+            slots["__name__"] = fn.__name__
+        if fn.__qualname__ != code.co_qualname:
+            slots["__qualname__"] = fn.__qualname__
+        if fn.__module__ != space.variables.get("__name__"):
+            slots["__module__"] = fn.__module__
+        if fn.__doc__ is not None and not (code.co_consts and fn.__doc__ is code.co_consts[0]):
+            slots["__doc__"] = fn.__doc__
+        filled: list[tuple[_Ref, Any]] = []
+        values: list[Any] = []
+        for cell in fn.__closure__ or ():
+            value = contents(cell)
+            values.append(value)
+            if value is not ABSENT and id(cell) not in self.cells:
+                filled.append((self._shared(cell, (types.CellType, ())), large(value)))
+            self.cells[id(cell)] = cell
+        if space.travels:
+            for name in global_names(code)[0]:
+                if (value := space.variables.get(name, ABSENT)) is not ABSENT:
+                    self.needs.names[space.label, name] = (space, False)
+                    values.append(value)
+        return (slots, fn.__dict__, filled, _submodules(code, values))
+
+    def _reduce_lru(self, wrapper: Any) -> Any:
+        fn = wrapper.__wrapped__
+        if type(fn) is not types.FunctionType or not self.rules.needs_by_value(wrapper):
+            return NotImplemented
+        space = self.rules.namespace(fn)
+        if (
+            id(wrapper) not in self.roots
+            and (reference := self._by_name(space, wrapper)) is not None
+        ):
+            return reference
+        return (_rebuild.lru_cache, (fn, wrapper.cache_parameters(), _own_attributes(wrapper)))
+
+    # Classes and modules
+
+    def _reduce_class(self, cls: type) -> Any:
+        if not cls.__flags__ & _HEAP_TYPE:
+            return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented
+        if not self.rules.needs_by_value(cls):
+            return NotImplemented
+        uid = _rebuild.uid_of(cls)
+        if not (self.rules.returning and uid in _rebuild.kept):
+            self.needs.units[uid] = cls
+        return (_rebuild.unit, (uid,))
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        name = module.__name__
+        if not self.rules.module_travels(module, name):
+            return (_rebuild.imported, (name,))
+        if self.rules.returning:
+            return (_rebuild.imported, (name,))
+        space = Namespace("__main__" if name == "__mp_main__" else name, vars(module), True)
+        for key in list(vars(module)):
+            if not key.startswith("__"):
+                self.needs.names.setdefault((space.label, key), (space, True))
+        return (_rebuild.module, (space.label, space.attributes))
+
+
+def by_name(fn: Any, rules: Rules) -> tuple[Namespace, str] | None:
+    """Return where a by-value function lives, if its module holds it under its name."""
+    inner = fn.__wrapped__ if type(fn) is _LRU else fn
+    if type(inner) is not types.FunctionType or not rules.needs_by_value(fn):
+        return None
+    space = rules.namespace(inner)
+    name = fn.__qualname__
+    return (space, name) if space.travels and space.variables.get(name) is fn else None
+
+
+def dump(value: Any, rules: Rules, roots: tuple[Any, ...] = (), list_parts: bool = False) -> Stream:
+    """Pickle a value; what it needs besides is in the result."""
+    merge_dispatch_table()
+    with io.BytesIO() as file:
+        pickler = Pickler(file, rules, roots)
+        pickler.dump(large(value))
+        parts: dict[int, Any] = {}
+        if list_parts:
+            parts.update(pickler.cells)
+            memo = cast("dict[int, tuple[int, Any]]", pickler.memo.copy())
+            parts.update((id(obj), obj) for _, obj in memo.values() if not is_immutable(obj))
+        return Stream(file.getvalue(), pickler.buffers, pickler.needs, parts)
+
+
+def large(value: Any) -> Any:
+    """Send large bytes out of band; the peer copies them once."""
+    kind = type(value)
+    if (kind is bytes or kind is bytearray) and is_large(value):
+        return _Ref(kind, (pickle.PickleBuffer(value),))
+    return value
+
+
+def _annotations(fn: types.FunctionType) -> dict[str, Any] | None:
+    try:
+        return fn.__annotations__
+    except Exception:  # 3.14 evaluates them now: a name may exist for type checkers only
+        return None
+
+
+def _own_attributes(wrapper: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(wrapper).items() if name != "__wrapped__"}
+
+
+def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:
+    """Name the loaded submodules a function reaches through their packages."""
+    found = []
+    for value in values:
+        if type(value) is types.ModuleType and hasattr(value, "__path__"):
+            prefix = value.__name__ + "."
+            every = global_names(code)[1]
+            found += [
+                name
+                for name in list(sys.modules)
+                if name.startswith(prefix)
+                and all(part in every for part in name[len(prefix) :].split("."))
+            ]
+    return found
+
+
+# The dispatch table
+
+_seen_table: dict[Any, Any] | None = None
+
+
+def merge_dispatch_table() -> None:
+    """Give `Pickler` copyreg's table, cloudpickle's and ours as one plain dict.
+
+    cloudpickle's `ChainMap` runs Python code, and raises, for every instance.
+    """
+    global _seen_table
+    if _seen_table != copyreg.dispatch_table:
+        _seen_table = dict(copyreg.dispatch_table)
+        Pickler.dispatch_table = {
+            **_seen_table,
+            **cloudpickle.Pickler._dispatch_table,
+            **_OURS,
+        }
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    try:
+        # Version 2 writes no back references: equal code gives equal bytes.
+        return (marshal.loads, (marshal.dumps(code, 2),))
+    except ValueError:
+        return internals._code_reduce(code)
+
+
+def _reduce_method(method: types.MethodType) -> Reduced:
+    name = method.__func__.__name__ if hasattr(method.__func__, "__name__") else ""
+    if name and getattr(method.__self__, name, None) == method:
+        return (getattr, (method.__self__, name))
+    return (types.MethodType, (method.__func__, method.__self__))
+
+
+def _reduce_cached_property(prop: functools.cached_property[Any]) -> Reduced:
+    return (_rebuild.cached_property, (type(prop), prop.func, prop.attrname))
+
+
+def _reduce_weak_dictionary(mapping: Any) -> Reduced:
+    return (type(mapping), (dict(mapping),))
+
+
+def _reduce_text_file(file: io.TextIOWrapper) -> Reduced:
+    """Refuse an open file: cloudpickle would silently send a copy of its content."""
+    for name in ("stdin", "stdout", "stderr"):
+        if file is getattr(sys, name):
+            return (getattr, (sys, name))
+    raise TypeError(f"cannot pickle {type(file).__name__!r} object")
+
+
+_OURS: dict[type, Any] = {
+    io.TextIOWrapper: _reduce_text_file,
+    types.CodeType: _reduce_code,
+    types.MethodType: _reduce_method,
+    functools.cached_property: _reduce_cached_property,
+    weakref.WeakKeyDictionary: _reduce_weak_dictionary,
+    weakref.WeakValueDictionary: _reduce_weak_dictionary,
+}

@@ -1,0 +1,270 @@
+"""Say what cannot be pickled in an object, and where it hides.
+
+Only errors pay for this. One lenient pickling finds every object that refuses,
+by pickling a placeholder in its stead; that also gives the size of the rest. A
+bounded breadth-first walk then finds the shortest path to one of them.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import os
+import pickle
+import time
+import types
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import cloudpickle as internals
+
+from bireme import _by_value
+from bireme._fingerprint import ABSENT, contents, global_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from bireme._rules import Rules
+
+_NODES_MAX = 200_000
+_SECONDS_MAX = 2.0
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, type(...))
+_REFUSALS = ("cannot pickle", "can't pickle", "can't get local object", "cannot serialize")
+#: Code whose frames are not the user's own ``__reduce__``.
+_MACHINERY = (
+    copyreg.__file__,
+    pickle.__file__,
+    os.path.dirname(internals.__file__) + os.sep,
+    os.path.dirname(_by_value.__file__) + os.sep,
+)
+
+
+class _Lenient(_by_value.Pickler):
+    """Pickle everything that agrees to it, and note what does not."""
+
+    def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
+        super().__init__(file, rules, roots)
+        self.refused: list[tuple[Any, Exception]] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce as usual, or to a placeholder if that fails."""
+        try:
+            reduced = super().reducer_override(obj)
+            if reduced is NotImplemented and not isinstance(obj, (type, types.FunctionType)):
+                reducer = self.dispatch_table.get(type(obj))
+                reduced = reducer(obj) if reducer else obj.__reduce_ex__(5)
+                if isinstance(reduced, str):
+                    pickle.dumps(obj, 5)
+                    reduced = NotImplemented
+            elif reduced is NotImplemented:
+                pickle.dumps(obj, 5)
+        except Exception as error:
+            self.refused.append((obj, error))
+            return (str, ())
+        return reduced
+
+
+def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
+    """Return what refuses in an object and all it needs, and the bytes of the rest."""
+    refused: list[tuple[Any, Exception]] = []
+    size = 0
+    todo: list[tuple[Any, tuple[Any, ...]]] = [(obj, ())]
+    known: set[Any] = set()
+    while todo:
+        value, roots = todo.pop()
+        with io.BytesIO() as file:
+            pickler = _Lenient(file, rules, roots)
+            try:
+                pickler.dump(value)
+            except Exception as error:  # a part that no reducer sees, such as a list of itself
+                if not pickler.refused:
+                    refused.append((value, error))
+            refused += pickler.refused
+            size += file.tell() + sum(_by_value.identity(b)[1] for b in pickler.buffers)
+        for uid, cls in pickler.needs.units.items():
+            if uid not in known:
+                known.add(uid)
+                reduced = internals._dynamic_class_reduce(cls)
+                todo.append(((reduced[1], reduced[2]), (cls,)))
+        for key, (space, optional) in pickler.needs.names.items():
+            if key not in known and not optional:
+                known.add(key)
+                item = space.variables[key[1]]
+                todo.append((item, (item,)))
+    return refused, size
+
+
+def _path(
+    roots: list[tuple[str, Any]], refused: list[tuple[Any, Exception]], rules: Rules
+) -> tuple[str, Any, Exception] | None:
+    """Return the shortest path to an object that refuses."""
+    wanted = {id(obj): (obj, error) for obj, error in refused}
+    deadline = time.monotonic() + _SECONDS_MAX
+    queue = deque(roots)
+    seen: dict[int, Any] = {}
+    while queue and len(seen) < _NODES_MAX and time.monotonic() < deadline:
+        where, obj = queue.popleft()
+        if id(obj) in wanted:
+            return (where, *wanted[id(obj)])
+        if id(obj) in seen or isinstance(obj, _ATOMS):
+            continue
+        seen[id(obj)] = obj
+        try:
+            queue.extend(_children(where, obj, rules))
+        except Exception:  # a hostile attribute hides its children only
+            continue
+    return None
+
+
+def _children(where: str, obj: Any, rules: Rules) -> Iterator[tuple[str, Any]]:
+    """Yield what an object holds, each with the path to it."""
+    if isinstance(obj, types.FunctionType):
+        if rules.needs_by_value(obj):
+            yield from _inside_function(where, obj, rules)
+        return
+    if isinstance(obj, type):
+        if rules.needs_by_value(obj):
+            for name, value in list(vars(obj).items()):
+                yield f"{where}.{name}", value
+            for base in obj.__bases__:
+                yield f"{where} → base {base.__name__!r}", base
+        return
+    if isinstance(obj, types.ModuleType):
+        return
+    if isinstance(obj, types.MethodType):
+        yield f"{where}.__self__", obj.__self__
+        yield f"{where}.__func__", obj.__func__
+    elif isinstance(obj, functools.partial):
+        yield f"{where}.func", obj.func
+        yield from _items(f"{where}.args", obj.args)
+        yield from _entries(f"{where}.keywords", obj.keywords)
+    elif isinstance(obj, (staticmethod, classmethod)):
+        yield f"{where}.__func__", obj.__func__
+    elif isinstance(obj, property):
+        yield f"{where}.fget", obj.fget
+        yield f"{where}.fset", obj.fset
+    elif hasattr(type(obj), "cache_parameters"):
+        yield f"{where}.__wrapped__", obj.__wrapped__
+    if isinstance(obj, (list, tuple, deque)):
+        yield from _items(where, obj)
+    elif isinstance(obj, (set, frozenset)):
+        for item in obj:
+            yield f"{where} → item {_short(item)}", item
+    elif isinstance(obj, dict):
+        yield from _entries(where, obj)
+    yield from _attributes(where, obj)
+    yield f"the class of {where}", type(obj)
+
+
+def _inside_function(where: str, fn: types.FunctionType, rules: Rules) -> Iterator[tuple[str, Any]]:
+    space = rules.namespace(fn)
+    if space.travels:
+        for name in global_names(fn.__code__)[0]:
+            if (value := space.variables.get(name, ABSENT)) is not ABSENT:
+                yield f"{where} → global {name!r}", value
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        if (value := contents(cell)) is not ABSENT:
+            yield f"closure variable {name!r} of {where}", value
+    defaults = fn.__defaults__ or ()
+    arguments = fn.__code__.co_varnames[: fn.__code__.co_argcount]
+    for name, value in zip(reversed(arguments), reversed(defaults), strict=False):
+        yield f"default of argument {name!r} of {where}", value
+    for name, value in (fn.__kwdefaults__ or {}).items():
+        yield f"default of argument {name!r} of {where}", value
+    yield from ((f"{where}.{name}", value) for name, value in vars(fn).items())
+
+
+def _items(where: str, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{where}[{position}]", value) for position, value in enumerate(values))
+
+
+def _entries(where: str, mapping: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in list(mapping.items()):
+        yield f"{where}[{_short(key)}]", value
+        yield f"{where} → key {_short(key)}", key
+
+
+def _attributes(where: str, obj: Any) -> Iterator[tuple[str, Any]]:
+    yield from ((f"{where}.{k}", v) for k, v in list(getattr(obj, "__dict__", {}).items()))
+    for cls in type(obj).__mro__:
+        for name, member in vars(cls).items():
+            if isinstance(member, types.MemberDescriptorType):
+                value = getattr(obj, name, ABSENT)
+                if value is not ABSENT:
+                    yield f"{where}.{name}", value
+
+
+def _short(obj: Any) -> str:
+    try:
+        text = repr(obj)
+    except Exception:
+        text = f"<{type(obj).__name__}>"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _roots(obj: Any, label: str | Sequence[str]) -> list[tuple[str, Any]]:
+    if isinstance(label, str):
+        return [(label, obj)]
+    return list(zip(label, obj, strict=False))
+
+
+def _kind(obj: Any) -> str:
+    kind = type(obj)
+    name = kind.__qualname__
+    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+
+
+def describe(obj: Any, label: str | Sequence[str], rules: Rules) -> str:
+    """Say what cannot be pickled in an object; see `bireme.serialize.diagnose`."""
+    return _describe(obj, label, rules)[0]
+
+
+def _describe(
+    obj: Any, label: str | Sequence[str], rules: Rules
+) -> tuple[str, str, Exception | None]:
+    shown = label if isinstance(label, str) else " and ".join(label)
+    refused, size = _survey(obj, rules)
+    if not refused:
+        return (f"{shown} can be pickled ({size:,} bytes)", shown, None)
+    found = _path(_roots(obj, label), refused, rules)
+    rest = f"; the rest of {shown} is {size:,} bytes"
+    if found is None:
+        culprit, error = refused[0]
+        where = f"something inside of {shown}"
+    else:
+        where, culprit, error = found
+    return (f"{where} is a {_kind(culprit)} object: {error}{rest}", where, error)
+
+
+def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rules) -> Exception:
+    """Turn a refusal into a `PicklingError` that says what hides where.
+
+    An exception that the user's own code raised while being pickled keeps its
+    type and only gets a note.
+    """
+    from bireme.errors import PicklingError
+
+    if isinstance(error, PicklingError):
+        return error
+    try:
+        text, where, _ = _describe(obj, label, rules)
+    except Exception:  # the explanation must not hide what it explains
+        text = where = label if isinstance(label, str) else " and ".join(label)
+        text += f": {error}"
+    if _is_refusal(error):
+        error = PicklingError(f"cannot pickle: {text}")
+    else:
+        error.add_note(f"raised while {where} was pickled")
+    return error
+
+
+def _is_refusal(error: Exception) -> bool:
+    if isinstance(error, pickle.PicklingError):
+        return True
+    if isinstance(error, (TypeError, AttributeError)) and str(error).lower().startswith(_REFUSALS):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_code.co_filename.startswith(_MACHINERY)

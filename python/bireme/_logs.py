@@ -1,0 +1,97 @@
+"""Log records made in tasks, handled by the caller's handlers."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+
+from bireme import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LARGEST = 48 << 10  # one record fits one packet
+
+
+class Forwarder(logging.Handler):
+    """Sends each record to the owner of the pool, with the task and the worker it came from.
+
+    Records get ``task`` (an id of the task), ``item`` (the index of the item it was at) and
+    ``worker``.
+
+    Parameters
+    ----------
+    send : callable
+        Takes the encoded record.
+    worker : int
+        Number of this worker; records get it as ``record.worker``.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], worker: int) -> None:
+        super().__init__()
+        self._send = send
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send `record`; its arguments and exception become text first."""
+        try:
+            fields = dict(record.__dict__)
+            fields["msg"], fields["args"] = record.getMessage(), None
+            if record.exc_info:
+                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
+                fields["exc_info"] = None
+            task = _core.current_task()
+            fields["task"], fields["item"] = (None, None) if task is None else task[:2]
+            fields["worker"] = self._worker
+            try:
+                data = pickle.dumps(fields, 5)
+            except Exception:  # extra= fields that do not pickle
+                plain = {
+                    k: v for k, v in fields.items() if isinstance(v, (str, int, float, type(None)))
+                }
+                data = pickle.dumps(plain, 5)
+            if len(data) > _LARGEST:
+                fields = {**fields, "msg": str(fields["msg"])[:8192] + " …(cut)", "exc_text": None}
+                data = pickle.dumps(fields, 5)
+            self._send(data)
+        except Exception:
+            self.handleError(record)
+
+
+def handle(data: bytes) -> None:
+    """Give a record of a worker to the caller's loggers."""
+    record = logging.makeLogRecord(pickle.loads(data))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        try:
+            logger.handle(record)
+        except Exception:  # a handler's own trouble must not end up in whoever waits for a result
+            if logging.raiseExceptions:
+                traceback.print_exc()
+
+
+def levels() -> dict[str, int]:
+    """Levels of the caller's loggers, for its workers."""
+    named = logging.Logger.manager.loggerDict
+    found = {
+        name: logger.level for name, logger in named.items() if isinstance(logger, logging.Logger)
+    }
+    return {
+        "": logging.getLogger().level,
+        **{name: level for name, level in found.items() if level},
+    }
+
+
+def install(send: Callable[[bytes], None], worker: int, levels: dict[str, int]) -> None:
+    """Let every record of this worker travel to the owner."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+    root.addHandler(Forwarder(send, worker))
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)

@@ -1,0 +1,283 @@
+"""Rebuild, in this process, what another process sent by value.
+
+Every payload made by `bireme.serialize` is an ordinary pickle 5 stream, which
+``pickle.loads(payload, buffers=...)`` reads in any process that can import
+bireme. What travels by value is rebuilt by the functions below, which the
+stream names. They share one table a process:
+
+- *units*: by-value classes, under an id that is unique among all processes;
+- *namespaces*: the globals of by-value functions, one dictionary a module;
+- *held*: the version of each global name that was last set from the caller.
+
+A payload that needs definitions starts with a *preamble*, a call of `enter`
+that runs before the rest of the stream. Its parts are nested bytes: what is
+known already is skipped without being unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import weakref
+from _pickle import loads
+from _thread import RLock
+
+TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+#: Guards every table of this module, and the encoders' too.
+lock: Any = RLock()
+
+_units: dict[str, weakref.ref[type]] = {}
+_uids: dict[int, tuple[weakref.ref[type], str]] = {}
+#: Units that the caller sent. A later payload may name them without their
+#: definition, so they stay; the caller has them, so results only name them.
+kept: dict[str, type] = {}
+_unit_versions: dict[str, int] = {}
+_pending: dict[str, tuple[Any, ...]] = {}
+
+#: Namespaces that are not those of importable modules, and their labels.
+namespaces: dict[str, dict[str, Any]] = {}
+labels: dict[int, str] = {}
+_modules: list[types.ModuleType] = []
+
+#: (namespace label, name) -> (version, the value if it is a function or None).
+held: dict[tuple[str, str], tuple[int, Any]] = {}
+_older: dict[tuple[str, str, int], tuple[bytes, list[Any], int]] = {}
+_seen: dict[bytes, None] = {}
+_SEEN_MAX = 4096
+
+_token = ""
+_counter = 0
+
+
+def unique() -> str:
+    """Return an id that no other process makes."""
+    global _token, _counter
+    if not _token:
+        _token = f"{os.getpid():x}.{os.urandom(6).hex()}"
+    _counter += 1
+    return f"{_token}.{_counter}"
+
+
+def _after_fork_in_child() -> None:
+    global lock, _token
+    lock = RLock()
+    _token = ""
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def uid_of(cls: type) -> str:
+    """Return the id of a by-value class, giving it one if it has none."""
+    known = _uids.get(id(cls))
+    if known is not None and known[0]() is cls:
+        return known[1]
+    uid = unique()
+    _register(uid, cls)
+    return uid
+
+
+def _register(uid: str, cls: type) -> None:
+    key = id(cls)
+
+    def forget(dead: weakref.ref[type]) -> None:
+        if (known := _uids.get(key)) is not None and known[0] is dead:
+            del _uids[key]
+        if _units.get(uid) is dead:
+            del _units[uid]
+
+    reference = weakref.ref(cls, forget)
+    _uids[key] = (reference, uid)
+    _units[uid] = reference
+
+
+def keep_inherited() -> None:
+    """Note that the caller has every class known so far (a forked worker)."""
+    for uid, reference in list(_units.items()):
+        if (cls := reference()) is not None:
+            kept[uid] = cls
+
+
+def unit(uid: str) -> type:
+    """Return the class with this id, building it from the preamble if new."""
+    reference = _units.get(uid)
+    cls = reference() if reference is not None else None
+    if cls is None:
+        record = _pending.pop(uid, None)
+        if record is None:
+            raise LookupError(f"the class with id {uid} is gone, or its definition never came")
+        cls = _build(record)
+    return cls
+
+
+def _build(record: tuple[Any, ...]) -> type:
+    keep, uid, version, home, skeleton, state, buffers = record
+    make, arguments = loads(skeleton)
+    cls: type = make(*arguments)
+    _register(uid, cls)
+    _unit_versions[uid] = version
+    if keep:
+        kept[uid] = cls
+        if home is not None:
+            label, attributes, name = home
+            # Under its name a plain pickle of an instance finds it.
+            variables = namespace(label, attributes)
+            if name not in variables:
+                variables[name] = cls
+                held.setdefault((label, name), (0, cls))
+    fill, content = loads(state, buffers=buffers)
+    fill(cls, content)
+    return cls
+
+
+def namespace(label: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the globals shared by all functions of a by-value module."""
+    variables = namespaces.get(label)
+    if variables is None:
+        if label == "__main__":
+            module = sys.modules["__main__"]
+        else:
+            module = types.ModuleType(attributes.get("__name__") or label)
+            module.__dict__.update(attributes)
+            if "#" not in label:
+                sys.modules.setdefault(label, module)
+        _modules.append(module)
+        variables = namespaces[label] = module.__dict__
+        labels[id(variables)] = label
+    return variables
+
+
+def home(label: str) -> dict[str, Any]:
+    """Return the globals of a module which this process has by itself."""
+    variables = namespaces.get(label)
+    if variables is None:
+        variables = imported(label).__dict__
+    return variables
+
+
+def imported(name: str) -> types.ModuleType:
+    """Import a module by its full name."""
+    __import__(name)
+    return sys.modules[name]
+
+
+def module(label: str, attributes: dict[str, Any]) -> types.ModuleType:
+    """Return the module object of a by-value namespace."""
+    variables = namespace(label, attributes)
+    return next(m for m in _modules if m.__dict__ is variables)
+
+
+def function(
+    variables: dict[str, Any], code: types.CodeType, cells: tuple[types.CellType, ...] | None
+) -> types.FunctionType:
+    """Make a function whose captured values are still to come."""
+    return types.FunctionType(code, variables, None, None, cells)
+
+
+def fill_function(
+    fn: types.FunctionType,
+    state: tuple[dict[str, Any], dict[str, Any], list[tuple[types.CellType, Any]], list[str]],
+) -> None:
+    """Give a function its attributes, captured values and imports."""
+    slots, attributes, contents, imports = state
+    for name in imports:
+        __import__(name)
+    for cell, content in contents:
+        cell.cell_contents = content
+    for name, value in slots.items():
+        setattr(fn, name, value)
+    if attributes:
+        fn.__dict__.update(attributes)
+
+
+def named(label: str, name: str) -> Any:
+    """Return the function of that name as the peer sent it last."""
+    value = held.get((label, name), (0, None))[1]
+    return value if value is not None else home(label)[name]
+
+
+def versioned(label: str, name: str, version: int) -> Any:
+    """Return a function at exactly this version, even if a newer one came."""
+    have = held.get((label, name), (0, None))
+    if have[0] == version and have[1] is not None:
+        return have[1]
+    payload, buffers, position = _older[label, name, version]
+    return loads(payload, buffers=buffers)[position]
+
+
+def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> None:
+    """Take in the definitions which the rest of a payload needs."""
+    if digest in _seen:
+        return
+    with lock:
+        keep, units, names = loads(preamble)
+        for uid, version, where, skeleton, state, first, last in units:
+            reference = _units.get(uid)
+            cls = reference() if reference is not None else None
+            if cls is None:
+                _pending[uid] = (
+                    keep, uid, version, where, skeleton, state, buffers[first:last],
+                )  # fmt: skip
+            elif keep and _unit_versions.setdefault(uid, version) < version:
+                _unit_versions[uid] = version
+                fill, content = loads(state, buffers=buffers[first:last])
+                fill(cls, content)
+        for record in names:
+            _set_names(record, buffers)
+        for uid, *_ in units:
+            unit(uid)
+        if keep:  # what is not kept may be gone when the same preamble comes again
+            if len(_seen) >= _SEEN_MAX:
+                del _seen[next(iter(_seen))]
+            _seen[digest] = None
+
+
+def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+    """Set globals of one namespace, each only if this version of it is newer.
+
+    A name that was never sent but exists was set by a task: it stays.
+    """
+    label, attributes, pairs, payload, first, last = record
+    if all(held.get((label, name), (-1,))[0] == version for name, version in pairs):
+        return
+    variables = namespace(label, attributes)
+    source = (payload, list(buffers[first:last]))
+    values: tuple[Any, ...] | None = None
+    for position, (name, version) in enumerate(pairs):
+        have = held.get((label, name))
+        if have is not None and have[0] >= version:
+            if have[0] > version:
+                _older[label, name, version] = (*source, position)
+            continue
+        if values is None:
+            values = loads(payload, buffers=source[1])
+        value = values[position]
+        held[label, name] = (version, value if is_definition(value) else None)
+        if have is not None or name not in variables:
+            variables[name] = value
+
+
+def is_definition(value: Any) -> bool:
+    """Say whether a value is one that other payloads refer to by its name."""
+    return isinstance(value, types.FunctionType) or type(value).__name__ == "_lru_cache_wrapper"
+
+
+def cached_property(make: Callable[..., Any], fn: Any, name: str | None) -> Any:
+    """Rebuild a `functools.cached_property` (3.11's holds a lock)."""
+    prop = make(fn)
+    prop.attrname = name
+    return prop
+
+
+def lru_cache(fn: Any, parameters: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    """Rebuild a `functools.lru_cache` wrapper, with an empty cache."""
+    import functools
+
+    wrapper = functools.lru_cache(**parameters)(fn)
+    wrapper.__dict__.update(attributes)
+    return wrapper

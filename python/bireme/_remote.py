@@ -1,0 +1,318 @@
+"""What crosses the border as an exception, and what workers say beside their results.
+
+`encode` runs in a worker; `Remote` is the owner's side, which the core calls to make
+exceptions, to deliver output and log records, and to fork workers.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from types import FunctionType
+
+from bireme import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Any
+
+    from bireme import _core
+    from bireme.serialize import Decoder, Encoder
+
+Record = tuple[str, str, str, "bytes | None", bool]
+
+
+class TaskStopped(BaseException):
+    """Raised in a running task that was cancelled or ran out of time."""
+
+
+def _format(error: BaseException, tb: TracebackType | None) -> str:
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))
+    except Exception as failure:  # an exception whose __str__ raises
+        return f"{type(error).__qualname__}: (no traceback: {failure!r})\n"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"(its text raised {failure!r})"
+
+
+def _can_be_made_again(error: BaseException) -> bool:
+    """Whether pickle, which calls the class with `args`, makes the exception again."""
+    cls = type(error)
+    if not isinstance(cls.__init__, FunctionType):
+        return True
+    if isinstance(cls.__reduce__, FunctionType) or isinstance(cls.__reduce_ex__, FunctionType):
+        return True  # its author took care
+    try:
+        cls(*error.args)
+    except Exception:
+        return False
+    return True
+
+
+class _Revived:
+    """Pickles as an exception whose `__init__` needs other arguments than those it keeps."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return revive, (type(self.error), self.error.args, self.error.__dict__)
+
+
+def revive(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an exception without calling its `__init__`."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def encode(error: BaseException, decoder: Decoder | None = None) -> bytes:
+    """Encode `error` so that its story arrives whatever becomes of the object."""
+    tb = error.__traceback__
+    text = _format(error, tb)
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    if isinstance(error, TaskStopped):
+        return pickle.dumps((name, "stopped", text, None, True))
+    body: bytes | None
+    sent: Any = error if _can_be_made_again(error) else _Revived(error)
+    try:
+        body = pickle.dumps(sent, 5)
+    except Exception:
+        body = None
+        if decoder is not None:
+            try:
+                payload, buffers = decoder.dumps_result(sent)
+                body = pickle.dumps((payload, [bytes(buffer.raw()) for buffer in buffers]))
+                return pickle.dumps((name, _text(error), text, body, True))
+            except Exception:
+                body = None
+    return pickle.dumps((name, _text(error), text, body, False))
+
+
+class Remote:
+    """The owner's side of what workers report.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Knows the classes that travelled by value.
+    fork : callable
+        Forks the workers that a client wants (`start_method="fork"`).
+    """
+
+    def __init__(self, encoder: Encoder, fork: Callable[[_core.Client], None]) -> None:
+        self._encoder = encoder
+        self._fork = fork
+
+    def rebuild(
+        self,
+        record: bytes,
+        worker: int,
+        stop: bool | None,
+        function: Any = None,
+        index: int | None = None,
+    ) -> BaseException:
+        """Make the exception that a task raised; `stop` tells why it had been stopped."""
+        name, text, traceback, body, by_value = pickle.loads(record)
+        if name.endswith("TaskStopped") and body is None:
+            return self.stopped(stop is not False, index, index is None, function)
+        error: Any = None
+        reason = "it cannot be pickled"
+        if body is not None:
+            try:
+                if by_value:
+                    payload, buffers = pickle.loads(body)
+                    error = self._encoder.loads_result(payload, buffers)
+                else:
+                    error = pickle.loads(body)
+            except BaseException as failure:
+                reason = f"unpickling it raised {failure!r}"
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+            reason = "raised here it would end more than this task"
+            error = None
+        if not isinstance(error, BaseException):
+            message = f"a task raised {name}: {text} (as a stand-in: {reason})"
+            error = errors.RemoteError(message, name, text)
+        with _room():
+            error.__cause__ = errors.RemoteTraceback(traceback)
+        return error  # type: ignore[no-any-return]
+
+    def undecodable_result(self, failure: BaseException, worker: int) -> BaseException:
+        """Make the exception for a result that cannot be unpickled here."""
+        message = f"the result of a task on worker {worker} cannot be unpickled: {failure!r}"
+        error = errors.RemoteError(message, type(failure).__qualname__, _text(failure))
+        error.__cause__ = failure
+        return error
+
+    def loads_by_value(self, payload: bytes, buffers: list[Any]) -> Any:
+        """Unpickle what a worker pickled by value."""
+        return self._encoder.loads_result(payload, buffers)
+
+    def worker_died(
+        self,
+        fields: dict[str, Any],
+        function: Any,
+        index: int,
+        lost: bool,
+        culprit: int | None,
+        single: bool,
+    ) -> BaseException:
+        """Make the exception for an item whose worker died, in item `culprit` if not in this one."""
+        with _room():
+            from bireme._certificate import certify
+
+            return certify(fields, function, None if single else index, lost, culprit)
+
+    def stopped(
+        self, timeout: bool, index: int | None, single: bool, function: Any = None
+    ) -> BaseException:
+        """Make the exception for a task that was stopped."""
+        which = "the task"
+        if function is not None:
+            from bireme.serialize import function_name
+
+            which = function_name(function)
+        if not single and index is not None:
+            which += f" on item {index}"
+        if timeout:
+            return errors.TaskTimeoutError(f"{which} ran longer than its task_timeout")
+        return errors.CancelledError(f"{which} was cancelled")
+
+    def terminated(self) -> BaseException:
+        """Make the exception for what had not ended when its pool was terminated."""
+        return errors.CancelledError("the pool was terminated before this task had ended")
+
+    def initializer_failed(self, record: bytes) -> BaseException:
+        """Make the exception for a pool whose initializer raised."""
+        cause = self.rebuild(record, 0, None)
+        story = getattr(cause.__cause__, "tb", "")
+        error = errors.InitializerError(
+            f"the pool's initializer raised {cause!r}\n{story}".rstrip()
+        )
+        error.__cause__ = cause
+        return error
+
+    def initializer_died(self, story: str) -> BaseException:
+        """Make the exception for a pool whose workers die before they are ready."""
+        message = f"workers die while they start (in the initializer or an import): {story}"
+        return errors.InitializerError(message)
+
+    def workers_die(self, story: str) -> BaseException:
+        """Make the exception for a pool whose workers die before their first task."""
+        message = f"workers die as soon as they are ready, before any task: {story}"
+        return errors.InitializerError(message)
+
+    def cannot_start(self, story: str) -> BaseException:
+        """Make the exception for a pool that gets no processes."""
+        return resource_error(f"no worker can be started: {story}")
+
+    def no_memory(self, story: str) -> BaseException:
+        """Make the exception for arguments or a result that shared memory has no room for."""
+        if "memory budget" in story:
+            story += " (the pool's object_memory)"
+        return resource_error(story)
+
+    def forked(self, owner: int) -> BaseException:
+        """Make the exception for use in a forked child."""
+        return errors.ForkedError(
+            f"this pool belongs to process {owner}; a forked child must make its own"
+        )
+
+    def wait_timed_out(self) -> BaseException:
+        """Make the exception for a wait that is over."""
+        return errors.WaitTimeoutError("the result is not there yet; the task goes on")
+
+    def fork_workers(self, client: _core.Client) -> None:
+        """Fork the workers that are wanted."""
+        self._fork(client)
+
+    def deliver(self, events: Iterable[tuple[int, bytes]]) -> None:
+        """Write what workers printed, handle what they logged, in order."""
+        for stream, data in events:
+            if stream == 0:
+                from bireme._logs import handle
+
+                handle(data)
+                continue
+            target = sys.stdout if stream == 1 else sys.stderr
+            if target is None:
+                continue
+            try:
+                target.write(data.decode("utf-8", "backslashreplace"))
+                target.flush()
+            except (OSError, ValueError):  # a closed pipe or stream: the program goes on
+                continue
+
+
+_spare: int | None = None
+
+
+def keep_spare() -> None:
+    """Keep a descriptor, so that an error can be told when this process may open no file."""
+    global _spare
+    if _spare is None:
+        _spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _room:  # noqa: N801  (a context manager, used like a function)
+    """Lend the spare descriptor to what is imported inside."""
+
+    def __enter__(self) -> None:
+        global _spare
+        if (spare := _spare) is not None:
+            _spare = None
+            os.close(spare)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            keep_spare()
+        except OSError:
+            pass  # the next one may be luckier
+
+
+def resource_error(story: str) -> BaseException:
+    """Make the error for a limit that was reached, naming the limits that may be behind it."""
+    with _room():
+        import resource
+
+    story = _name_limit(story)
+    names = {
+        "nofile": resource.RLIMIT_NOFILE,
+        "nproc": resource.RLIMIT_NPROC,
+        "fsize": resource.RLIMIT_FSIZE,
+    }
+    soft = {name: resource.getrlimit(number)[0] for name, number in names.items()}
+    set_ones = [f"RLIMIT_{name.upper()}={value}" for name, value in soft.items() if value >= 0]
+    error = errors.ResourceLimitError(story)
+    error.add_note(
+        f"hint: limits of this process: {', '.join(set_ones) or 'none'}; see `ulimit -a`"
+    )
+    return error
+
+
+_LIMITS = {
+    11: "RLIMIT_NPROC (processes and threads of this user) or the cgroup's pids.max",
+    12: "memory: RLIMIT_AS, or the system's",
+    24: "RLIMIT_NOFILE (open files of this process)",
+    27: "RLIMIT_FSIZE (size of a file, shared memory too)",
+    28: "memory for shared segments",
+}
+
+
+def _name_limit(story: str) -> str:
+    """Add the name of the limit behind the system error that `story` tells of."""
+    for number, name in _LIMITS.items():
+        if f"(os error {number})" in story or f"[Errno {number}]" in story:
+            return f"{story}: the limit is {name}"
+    return story

@@ -1,0 +1,170 @@
+"""Which functions, classes and modules travel by value, and whose globals they use."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+
+from bireme import _rebuild
+
+TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
+if TYPE_CHECKING:
+    from types import FunctionType, ModuleType
+    from typing import Any
+
+#: The caller's script, and the name it has in a spawned worker.
+MAIN = ("__main__", "__mp_main__")
+_FIXED = ("__name__", "__package__", "__file__", "__path__")
+
+_importable: dict[str, tuple[ModuleType, bool]] = {}
+_anonymous: dict[int, tuple[str, dict[int, weakref.ref[FunctionType]]]] = {}
+
+
+class Namespace:
+    """The globals of by-value functions: a module's, or those of an `exec`.
+
+    Attributes
+    ----------
+    label : str
+        The module's name, or a unique one.
+    variables : dict
+        The live globals.
+    travels : bool
+        Whether the names that functions use are sent along. False for a module
+        that the peer has by itself.
+    attributes : dict
+        What a module object made for it starts with (``__name__`` and so on).
+    """
+
+    __slots__ = ("attributes", "label", "travels", "variables")
+
+    def __init__(self, label: str, variables: dict[str, Any], travels: bool) -> None:
+        self.label = label
+        self.variables = variables
+        self.travels = travels
+        self.attributes = {
+            key: variables[key]
+            for key in _FIXED
+            if travels and label != "__main__" and key in variables
+        }
+
+
+class Rules:
+    """What one side of a pool sends by value.
+
+    Parameters
+    ----------
+    by_value_main : bool
+        Whether the members of ``__main__`` go by value, because the peer's
+        ``__main__`` is another module.
+    returning : bool
+        True in a worker: its functions go home to the caller's own namespaces.
+    """
+
+    def __init__(self, by_value_main: bool, returning: bool = False) -> None:
+        self.by_value_main = by_value_main
+        self.returning = returning
+
+    def needs_by_value(self, obj: Any) -> bool:
+        """Say whether a function or class cannot be imported by the peer.
+
+        That is so for members of ``__main__`` (with `by_value_main`), lambdas
+        and local definitions, objects that their module does not hold under
+        their name, and modules that a fresh interpreter cannot import or that
+        were given to ``cloudpickle.register_pickle_by_value``.
+        """
+        name = getattr(obj, "__module__", None)
+        path = getattr(obj, "__qualname__", None)
+        if not isinstance(name, str) or not isinstance(path, str) or "<" in path:
+            return True
+        if self.by_value_main and name in MAIN:
+            return True
+        module = sys.modules.get(name)
+        if module is None or self.module_travels(module, name):
+            return True
+        found: Any = module
+        try:
+            for part in path.split("."):
+                found = getattr(found, part)
+        except AttributeError:
+            return True
+        return found is not obj
+
+    def module_travels(self, module: ModuleType, name: str) -> bool:
+        """Say whether the peer cannot import this module."""
+        if name in MAIN:
+            return self.by_value_main
+        return not importable(module, name) or _registered(name)
+
+    def namespace(self, fn: FunctionType) -> Namespace:
+        """Return the namespace that holds a function's globals."""
+        variables = fn.__globals__
+        label = _rebuild.labels.get(id(variables))
+        if label is not None and _rebuild.namespaces.get(label) is variables:
+            return Namespace(label, variables, not self.returning)
+        name = variables.get("__name__")
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if module is not None and getattr(module, "__dict__", None) is variables:
+            assert isinstance(name, str)
+            travels = not self.returning and self.module_travels(module, name)
+            return Namespace("__main__" if name in MAIN else name, variables, travels)
+        return Namespace(_anonymous_label(fn, name), variables, not self.returning)
+
+
+def importable(module: ModuleType, name: str) -> bool:
+    """Say whether a fresh interpreter with this ``sys.path`` finds a module."""
+    known = _importable.get(name)
+    if known is None or known[0] is not module:
+        known = _importable[name] = (module, _search(module, name))
+    return known[1]
+
+
+def _search(module: ModuleType, name: str) -> bool:
+    spec = getattr(module, "__spec__", None)
+    if spec is None or sys.modules.get(name) is not module:
+        return False
+    above = name.rpartition(".")[0]
+    parent = sys.modules.get(above)
+    if above and (parent is None or not importable(parent, above)):
+        return False
+    path = getattr(parent, "__path__", None)
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        try:
+            found = find(name, path) if find is not None else None
+        except Exception:  # a finder that fails says nothing about the worker's
+            return True
+        if found is not None:
+            return spec.origin is None or found.origin in (None, spec.origin)
+    # Submodules made by their parent (compiled packages) come with it.
+    return parent is not None and spec.origin is None
+
+
+def _registered(name: str) -> bool:
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return False
+    registry: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return any(name == known or name.startswith(known + ".") for known in registry)
+
+
+def _anonymous_label(fn: FunctionType, name: object) -> str:
+    """Label globals that are no module's, for as long as a known function uses them."""
+    key = id(fn.__globals__)
+    known = _anonymous.get(key)
+    if known is None:
+        label = f"{name if isinstance(name, str) else 'exec'}#{_rebuild.unique()}"
+        known = _anonymous[key] = (label, {})
+        _rebuild.namespaces[label] = fn.__globals__
+    label, owners = known
+    owner = id(fn)
+    if owner not in owners:
+
+        def forget(_dead: object) -> None:
+            owners.pop(owner, None)
+            if not owners:
+                _anonymous.pop(key, None)
+                _rebuild.namespaces.pop(label, None)
+
+        owners[owner] = weakref.ref(fn, forget)
+    return label

@@ -1,0 +1,188 @@
+"""How the calls of a pool become the core's: options checked, items as a sequence."""
+
+from __future__ import annotations
+
+import sys
+from operator import index
+
+from bireme._result import AsyncResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from bireme._imap import ItemIterator
+    from bireme.pool import Pool
+
+_OPTIONS = frozenset(("task_timeout", "retries", "retry_on", "seed", "progress", "name"))
+
+
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        raise TypeError(
+            f"unexpected option {sorted(unknown)[0]!r}; known are {', '.join(sorted(_OPTIONS))}"
+        )
+    timeout = options.get("task_timeout")
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"task_timeout must be a number of seconds or None, got {timeout!r}")
+    retries = options.get("retries", 0)
+    if not isinstance(retries, int) or not 0 <= retries < 2**16:
+        raise ValueError(f"retries must be an int from 0 to 65535, got {retries!r}")
+    seed = options.get("seed")
+    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**64):
+        raise ValueError(f"seed must be an int from 0 to 2**64 - 1, got {seed!r}")
+    return options
+
+
+def _prepare(
+    pool: Pool, func: Callable[..., Any], options: dict[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Check options; give the function to send and the core's arguments."""
+    if not callable(func):
+        raise TypeError(f"func must be callable, got {type(func).__name__}")
+    if not options and pool._seed is None:
+        return func, {}
+    options = check_options(options)
+    retries = options.get("retries", 0)
+    if options.get("retry_on"):
+        from bireme._retry import Retrying
+
+        func = Retrying(func, options["retry_on"], retries)
+    seed = options.get("seed")
+    seed = pool._seed if seed is None else seed
+    return func, {
+        "task_timeout": options.get("task_timeout"),
+        "retries": retries,
+        "seed": seed,
+        "retry_timeouts": _names_timeout(options.get("retry_on", ())),
+    }
+
+
+def _names_timeout(retry_on: Any) -> bool:
+    """Whether the error of a task that ran out of time is among the classes in `retry_on`."""
+    from bireme.errors import TaskTimeoutError
+
+    return issubclass(TaskTimeoutError, retry_on or ())
+
+
+def submit_call(
+    pool: Pool,
+    func: Callable[..., Any],
+    args: Iterable[Any],
+    kwds: dict[str, Any],
+    callback: Callable[[Any], object] | None,
+    error_callback: Callable[[BaseException], object] | None,
+    options: dict[str, Any],
+) -> AsyncResult:
+    client = pool._client
+    if pool._closing or client is None:
+        raise ValueError("Pool not running")
+    if args.__class__ is not tuple:
+        args = tuple(args)
+    if callback is None and error_callback is None and not options and pool._seed is None:
+        return client.apply(AsyncResult, func, args, kwds)  # type: ignore[no-any-return]
+    func, settings = _prepare(pool, func, options)
+    if settings:
+        settings["index"] = pool._next_index(settings["seed"])
+    make, watched = _factory(callback, error_callback)
+    return client.apply(make, func, args, kwds, watched, **settings)  # type: ignore[no-any-return]
+
+
+def finish(result: AsyncResult) -> Any:
+    """Wait for a blocking call; what Ctrl-C leaves half done is stopped."""
+    try:
+        return result.get()
+    except KeyboardInterrupt:
+        result.cancel(running=True)
+        raise
+
+
+def _factory(callback: Any, error_callback: Any) -> tuple[Any, bool]:
+    """Give what makes the result object, and whether somebody is to be called back."""
+    if callback is None and error_callback is None:
+        return AsyncResult, False
+
+    def make(handle: Any) -> AsyncResult:
+        result = AsyncResult(handle)
+        result._callback, result._error_callback = callback, error_callback
+        return result
+
+    return make, True
+
+
+def _sequence(iterable: Any) -> Any:
+    """Give the items as something that has a length and slices."""
+    if isinstance(iterable, (list, range)):
+        return iterable
+    numpy = sys.modules.get("numpy")
+    if (
+        numpy is not None
+        and type(iterable) is numpy.ndarray
+        and iterable.ndim > 0
+        and not iterable.dtype.hasobject
+    ):
+        return iterable
+    return list(iterable)
+
+
+def check_chunksize(chunksize: int | None) -> int | None:
+    if chunksize is None:
+        return None
+    try:
+        size = index(chunksize)
+    except TypeError:
+        raise TypeError(f"chunksize must be an int or None, got {chunksize!r}") from None
+    if size < 1:
+        raise ValueError(f"chunksize must be 1 or more, got {size}")
+    return size
+
+
+def submit_map(
+    pool: Pool,
+    func: Callable[..., Any],
+    iterable: Iterable[Any],
+    chunksize: int | None,
+    star: bool,
+    options: dict[str, Any],
+    callback: Callable[[Any], object] | None = None,
+    error_callback: Callable[[BaseException], object] | None = None,
+) -> AsyncResult:
+    client = pool._open()
+    func, settings = _prepare(pool, func, options)
+    items = _sequence(iterable)
+    if settings.get("retry_timeouts") and settings["task_timeout"] is not None and not chunksize:
+        chunksize = 1  # what ran out of time is tried again alone
+    make, watched = _factory(callback, error_callback)
+    result = client.map(make, func, items, star, check_chunksize(chunksize), watched, **settings)
+    if options.get("progress"):
+        from bireme._progress import follow
+
+        follow(result)
+    return result  # type: ignore[no-any-return]
+
+
+def start_imap(
+    pool: Pool,
+    func: Callable[..., Any],
+    iterable: Iterable[Any],
+    chunksize: int,
+    buffersize: Any,
+    ordered: bool,
+    options: dict[str, Any],
+    star: bool = False,
+) -> ItemIterator:
+    from bireme._imap import ItemIterator
+
+    client = pool._open()
+    func, settings = _prepare(pool, func, options)
+    size = check_chunksize(chunksize) or 1
+    if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
+        raise ValueError(f"buffersize must be a positive int or None, got {buffersize!r}")
+    client.check_function(func)
+    ahead = 4 * pool.processes if buffersize is None else max(1, buffersize // size)
+    items = ItemIterator(pool, client, func, iterable, star, size, ahead, ordered, settings)
+    pool._feeds.add(items)
+    items.start(bool(options.get("progress")))
+    return items

@@ -1,0 +1,133 @@
+"""What a worker finds around it: as the caller has it at the worker's birth."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Variables by which BLAS and OpenMP libraries are told how many threads to start.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def interpreter(code: str) -> list[str]:
+    """Give the command of a fresh interpreter with this one's flags that runs `code`."""
+    flags = []
+    plain = {
+        "dont_write_bytecode": "B",
+        "ignore_environment": "E",
+        "no_user_site": "s",
+        "no_site": "S",
+    }
+    plain |= {"isolated": "I", "optimize": "O", "bytes_warning": "b"}
+    for name, letter in plain.items():
+        count = int(getattr(sys.flags, name))
+        if count:
+            flags.append("-" + letter * count)
+    flags += [f"-W{option}" for option in sys.warnoptions]
+    for name, value in sys._xoptions.items():
+        flags += ["-X", name if value is True else f"{name}={value}"]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Deaf to the terminal's Ctrl-C from the start: it is the caller's to handle.
+    path = f"import _signal, sys; _signal.signal(2, 1); sys.path.insert(0, {home!r}); "
+    return [sys.executable, *flags, "-c", path + code]
+
+
+def capture(threads: int) -> dict[str, Any]:
+    """Describe the caller; `threads` is each worker's share of the cores."""
+    import __main__
+
+    environ = dict(os.environ)
+    if not any(name in environ for name in THREAD_VARIABLES):
+        environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+    found: dict[str, Any] = {
+        "environ": environ,
+        "cwd": _cwd(),
+        "umask": _umask(),
+        "argv": list(sys.argv),
+        "path": list(sys.path),
+        "recursion_limit": sys.getrecursionlimit(),
+        "main": {
+            name: getattr(__main__, name, None)
+            for name in ("__file__", "__package__")
+            if hasattr(__main__, name)
+        },
+    }
+    if "warnings" in sys.modules:
+        found["warnings"] = [f for f in sys.modules["warnings"].filters if _is_plain_filter(f)]
+    if "logging" in sys.modules:
+        from bireme._logs import levels
+
+        found["logging"] = levels()
+    return found
+
+
+def _is_plain_filter(entry: Any) -> bool:
+    # Filters for classes that a worker cannot import by name stay behind.
+    return isinstance(entry[2], type) and entry[2].__module__ == "builtins"
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _umask() -> int:
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith("Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def apply(found: dict[str, Any], main: bool) -> None:
+    """Make this worker's surroundings the caller's; `main`: ``__main__``'s attributes too."""
+    import __main__
+
+    os.environ.clear()
+    os.environ.update(found["environ"])
+    if found["cwd"] is not None:
+        try:
+            os.chdir(found["cwd"])
+        except OSError:
+            pass  # it was removed since; a task that needs it will say so
+    os.umask(found["umask"])
+    sys.argv[:] = found["argv"]
+    sys.path[:] = found["path"]
+    sys.setrecursionlimit(found["recursion_limit"])
+    for name, value in found["main"].items() if main else ():
+        setattr(__main__, name, value)
+    if "warnings" in found:
+        import warnings
+
+        warnings.filters[:] = found["warnings"]  # type: ignore[index]
+        warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
+
+
+def cap_threads(threads: int) -> None:
+    """In a forked worker: tell BLAS libraries that are loaded already, and those to come."""
+    if not any(name in os.environ for name in THREAD_VARIABLES):
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+        if "threadpoolctl" in sys.modules or "numpy" in sys.modules:
+            try:
+                import threadpoolctl  # type: ignore[import-not-found]
+            except ImportError:
+                return
+            threadpoolctl.threadpool_limits(threads)

@@ -1,0 +1,239 @@
+"""A worker process: what it sets up, and the Python side of its loop."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+
+from bireme import _core, _remote, _surroundings
+from bireme.serialize import Decoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+# The worker that this process is, once it is one.
+_current: Hooks | None = None
+# The start method, while a worker of it imports the main module.
+preparing = ""
+
+
+class Hooks:
+    """What the core's loop asks of Python; one a process.
+
+    Parameters
+    ----------
+    core : _core.Worker
+        The kernel's side.
+    by_value_main : bool
+        Whether members of ``__main__`` arrive by value.
+    """
+
+    def __init__(self, core: _core.Worker, by_value_main: bool) -> None:
+        self.core = core
+        self.decoder = Decoder(by_value_main)
+        self.loads = self.decoder.loads
+        self.dumps_result = self.decoder.dumps_result
+        self.forked = False
+        self.seeded = False
+        self._handler = signal.getsignal(signal.SIGINT)
+
+    def load_function(self, payload: bytes, buffers: list[Any]) -> Callable[..., Any]:
+        """Make a function out of what was sent."""
+        function = self.decoder.load_function(payload, buffers)
+        _name_for_multiprocessing(self.core.serial)
+        return function
+
+    def encode_exception(self, error: BaseException) -> bytes:
+        """Encode what a task raised, without the frames of this loop."""
+        return _remote.encode(error, self.decoder)
+
+    def seed_item(self, seed: int, index: int) -> None:
+        """Give the next item its own streams."""
+        from bireme._seeds import seed_item
+
+        self.seeded = True
+        seed_item(seed, index)
+
+    def leave(self, code: Any) -> NoReturn:
+        """End this process as `sys.exit(code)` would."""
+        if code is None:
+            code = 0
+        elif not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+        _end(code & 0xFF)
+
+    def install(self) -> None:
+        """Take SIGINT: it stops a task only if that task was asked to stop."""
+        signal.signal(signal.SIGINT, _on_interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._handler = _on_interrupt
+
+    def end_task(self) -> None:
+        """End what the task left open: a line, signal handlers, a fork."""
+        for stream in (sys.stdout, sys.stderr):
+            end = getattr(stream, "end_task", None)
+            if end is not None:
+                end()
+        if signal.getsignal(signal.SIGINT) is not self._handler:
+            self.install()
+        if self.forked:
+            self.forked = False
+            self.core.watch()
+        if self.seeded:
+            from bireme._seeds import leave_items
+
+            self.seeded = False
+            leave_items()
+
+
+def _on_interrupt(number: int, frame: Any) -> None:
+    if _core.stop_requested():
+        raise _remote.TaskStopped
+
+
+def _name_for_multiprocessing(serial: int) -> None:
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and hasattr(process, "_current_process"):  # not half imported
+        current = process.current_process()
+        if not current._identity:
+            current._identity = (serial,)
+            current.name = f"BiremePoolWorker-{serial}"
+
+
+def _end(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # a closed stream has nothing to lose
+            continue
+    os._exit(code)
+
+
+def _redirect(out: int, err: int) -> None:
+    """Send descriptors 1 and 2, and Python's streams, to the client, unbuffered."""
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    from bireme._output import LineStream
+
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = LineStream(number)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def silence_input() -> None:
+    """Read nothing from standard input: it is the caller's, or a control socket."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  (it lives as long as the process)
+
+
+def _reseed() -> None:
+    """Streams of their own for forked workers."""
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def _watch_forks(hooks: Hooks) -> None:
+    def before() -> None:
+        hooks.core.unwatch()
+
+    def in_parent() -> None:
+        _core.end_fork(False)
+        hooks.forked = True
+
+    def in_child() -> None:
+        _core.end_fork(True)
+        _core.leave_after_task()
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+
+
+def main(birth: _core.Birth, start: str = "template") -> NoReturn:
+    """Be the worker that `birth` describes; never returns."""
+    code = 1
+    try:
+        code = _main(birth, start)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _end(code)
+
+
+def _main(birth: _core.Birth, start: str) -> int:
+    global _current, preparing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that forked may have blocked them
+    silence_input()  # before anything else could get descriptor 0
+    core = _core.Worker(birth)
+    main_bytes, buffers = core.boot()
+    boot = pickle.loads(main_bytes)
+    story, out, err = core.fds()
+    if boot["forward_output"]:
+        _redirect(out, err)
+    import faulthandler
+
+    faulthandler.enable(file=story)
+    if start == "fork":
+        _surroundings.cap_threads(boot["threads"])
+    else:
+        _surroundings.apply(boot["surroundings"], main=start == "template")
+    os.environ["BIREME_WORKER"] = f"{boot['owner']}:{core.serial}"  # known to whatever it starts
+    _set_title(boot["name"], core.row)
+    _reseed()
+    if start in ("spawn", "forkserver"):
+        from multiprocessing import spawn
+
+        preparing = start
+        spawn.prepare(boot["preparation"])
+        preparing = ""
+    hooks = _current = Hooks(core, by_value_main=start == "template")
+    hooks.install()
+    if "logging" in boot["surroundings"] or "logging" in sys.modules:
+        from bireme import _logs
+
+        _logs.install(core.log, core.row, boot["surroundings"].get("logging", {}))
+    _watch_forks(hooks)
+    if boot["initializer"] is not None:
+        try:
+            function = hooks.decoder.load_function(boot["initializer"], buffers[: boot["split"]])
+            args = hooks.loads(boot["initargs"], buffers[boot["split"] :])
+            function(*args)
+        except BaseException as error:
+            core.initializer_failed(hooks.encode_exception(error))
+            return 1
+    core.ready()
+    core.run(hooks)
+    return 0
+
+
+def _set_title(name: str, row: int) -> None:
+    title = f"bireme:{name}:{row}"
+    try:
+        import setproctitle  # type: ignore[import-not-found]
+
+        setproctitle.setproctitle(title)
+    except ImportError:
+        try:
+            with open("/proc/self/comm", "w") as comm:
+                comm.write(title[:15])
+        except OSError:
+            pass
+
+
+def spawned() -> None:
+    """Be a worker in a fresh interpreter: its birth comes over standard input."""
+    socket = os.dup(0)
+    silence_input()  # or what arrives could get descriptor 0
+    main(_core.receive_birth(socket), "spawn")

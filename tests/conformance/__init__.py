@@ -1,0 +1,1 @@
+"""CPython's own tests for `multiprocessing.Pool`, pointed at `bireme.Pool`."""

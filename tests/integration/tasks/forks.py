@@ -1,0 +1,53 @@
+"""Fork and exec inside a task."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+
+def fork_and_reap(_: object) -> str:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    return "parent"
+
+
+def fork_and_both_return(_: object) -> str:
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+def fork_and_child_raises(_: object) -> str:
+    child = os.fork()
+    if child == 0:
+        raise ValueError("in the child")
+    os.waitpid(child, 0)
+    return "parent"
+
+
+def use_subprocess(_: object) -> str:
+    command = [sys.executable, "-S", "-c", "print('out')"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+def use_multiprocessing(_: object) -> int:
+    import multiprocessing
+
+    queue = multiprocessing.get_context("fork").SimpleQueue()
+    process = multiprocessing.get_context("fork").Process(target=queue.put, args=(9,), daemon=None)
+    process.start()
+    value: int = queue.get()
+    process.join()
+    queue.close()
+    return value
+
+
+def become(program: str) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, "-S", "-c", program])

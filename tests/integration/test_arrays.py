@@ -1,0 +1,222 @@
+"""Arrays as arguments and results: right, writable, private, and never recycled under a view."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+import bireme
+from tests.integration import tasks
+from tests.support.waiting import GENEROUS
+
+START_METHODS = ("template", "fork")  # all four with --every-start-method
+
+numpy = pytest.importorskip("numpy")
+
+SIZES = [0, 1, 7, 1000, 8_192, 70_000, 1_000_003]
+
+
+def _same(a, b) -> bool:
+    return (
+        type(a) is type(b)
+        and a.dtype == b.dtype
+        and a.shape == b.shape
+        and numpy.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    )
+
+
+def _arrays():
+    grid = numpy.arange(600_000, dtype=float).reshape(600, 1000)
+    structured = numpy.zeros(50_000, dtype=[("x", "<f8"), ("n", "<i4"), ("s", "S5")])
+    structured["x"], structured["s"] = numpy.arange(50_000), b"abc"
+    readonly = numpy.arange(100_000)
+    readonly.flags.writeable = False
+    return {
+        "c": grid,
+        "fortran": numpy.asfortranarray(grid),
+        "transposed": grid.T,
+        "strided": grid[::3, 1::2],
+        "reversed": grid[::-1, ::-1],
+        "broadcast": numpy.broadcast_to(numpy.arange(1000.0), (50, 1000)),
+        "zero_d": numpy.array(3.5),
+        "empty": numpy.empty((0, 5)),
+        "empty_2": numpy.empty((5, 0, 3), dtype=numpy.int16),
+        "bool": grid % 2 == 0,
+        "complex": grid[:10] * 1j,
+        "bytes": numpy.full(300_000, 7, dtype=numpy.uint8),
+        "half": grid[:20].astype(numpy.float16),
+        "big_endian": grid.astype(">f8"),
+        "structured": structured,
+        "readonly": readonly,
+        "datetime": numpy.arange("2020-01", "2030-01", dtype="datetime64[D]"),
+        "text": numpy.array(["a", "longer", ""] * 10_000),
+        "objects": numpy.array([{"a": 1}, None, [1, 2]] * 100, dtype=object),
+        "masked": numpy.ma.masked_array(numpy.arange(50_000), mask=numpy.arange(50_000) % 3 == 0),
+        "scalar": numpy.float64(2.5),
+    }
+
+
+@pytest.mark.parametrize("name", list(_arrays()))
+def test_every_kind_comes_back_equal(shared_pool, name):
+    array = _arrays()[name]
+    copy = array.copy()
+    for result in (
+        shared_pool.apply(tasks.identity, (array,)),
+        shared_pool.map(tasks.identity, [array])[0],
+    ):
+        if name == "scalar":
+            assert type(result) is numpy.float64
+            assert result == array
+            continue
+        assert _same(result, array)
+        assert result.flags.f_contiguous == array.flags.f_contiguous or name in {
+            "strided",
+            "reversed",
+            "broadcast",
+        }
+    assert shared_pool.apply(tasks.kind, (array,)) == type(array).__name__
+    assert numpy.all(array == copy)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_arguments_are_writable_and_private(shared_pool, size):
+    array = numpy.arange(size, dtype=float)
+    total = shared_pool.apply(tasks.write_and_sum, (array,))
+    assert total == 2.0 * size
+    assert numpy.array_equal(array, numpy.arange(size, dtype=float)), "the caller's is unchanged"
+    results = [shared_pool.apply_async(tasks.write_and_sum, (array,)) for _ in range(6)]
+    assert [result.get(GENEROUS) for result in results] == [2.0 * size] * 6
+    assert shared_pool.map(tasks.write_and_sum, [array] * 6, 1) == [2.0 * size] * 6
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_results_are_writable_and_private(shared_pool, size):
+    first, second = (shared_pool.apply(tasks.keep_and_return, (size,)) for _ in range(2))
+    assert first.flags.writeable
+    first[:] = -1
+    for _ in range(4):  # the worker's own array, whichever of the two is asked
+        assert shared_pool.apply(tasks.kept_is_intact) is True
+    assert numpy.array_equal(second, numpy.arange(size, dtype=float))
+
+
+def test_a_change_by_the_worker_after_its_return_is_not_seen(make_pool):
+    """The worker keeps a reference and writes on: so its result must have been copied."""
+    pool = make_pool(1)
+    result = pool.apply(tasks.keep_and_return, (500_000,))
+    pool.apply(tasks.overwrite_kept)
+    assert numpy.array_equal(result, numpy.arange(500_000, dtype=float))
+
+
+def test_a_result_that_is_a_view_of_a_kept_array(make_pool):
+    pool = make_pool(1)
+    result = pool.apply(tasks.return_view_of_kept, (500_000,))
+    pool.apply(tasks.overwrite_kept)
+    assert numpy.array_equal(result, numpy.arange(500_000, dtype=float)[::2])
+
+
+def test_an_argument_kept_by_the_worker_is_never_recycled(make_pool):
+    """A task keeps its argument in a global while 100 other arrays pass through the arena."""
+    pool = make_pool(1)
+    kept = numpy.arange(300_000, dtype=float)
+    assert pool.apply(tasks.keep, (kept,)) is None
+    for i in range(100):
+        assert pool.apply(tasks.total, (numpy.full(300_000, i, dtype=float),)) == 300_000.0 * i
+    assert numpy.array_equal(pool.apply(tasks.get_kept), kept)
+
+
+def test_a_result_kept_by_the_caller_is_never_recycled(make_pool):
+    pool = make_pool(2)
+    kept = [pool.apply(tasks.full, (200_000, i)) for i in range(10)]
+    views = [array[1000::7] for array in kept[:5]]
+    del kept[:5]
+    for i in range(100):
+        assert pool.apply(tasks.full, (200_000, -i))[0] == -i
+    assert all((view == i).all() for i, view in enumerate(views))
+    assert all((array == i + 5).all() for i, array in enumerate(kept))
+
+
+def test_a_result_outlives_its_worker_and_its_pool(make_pool):
+    pool = make_pool(1)
+    result = pool.apply(tasks.full, (300_000, 7))
+    with pytest.raises(bireme.WorkerDiedError):
+        pool.apply(tasks.die, ("SIGKILL",))
+    assert (result == 7).all()
+    later = [pool.apply(tasks.full, (300_000, i)) for i in range(20)]
+    pool.terminate()
+    pool.join()
+    del pool
+    gc.collect()
+    assert (result == 7).all()
+    result += 1
+    assert (result == 8).all()
+    assert all((array == i).all() for i, array in enumerate(later))
+
+
+def test_results_are_freed_with_their_last_view(make_pool):
+    """50 x 40 MB pass through; what is still held must not grow with them."""
+    pool = make_pool(1)
+    sizes = []
+    for i in range(50):
+        result = pool.apply(tasks.full, (5_000_000, i))
+        assert result[-1] == i
+        del result
+        sizes.append(_shared_bytes())
+    assert max(sizes[5:]) <= 5 * 40_000_000, sizes
+
+
+def _shared_bytes() -> int:
+    """Return the resident shared memory of this process in bytes."""
+    with open("/proc/self/smaps_rollup") as file:
+        fields = dict(line.split(":", 1) for line in file if "kB" in line)
+    return int(fields["Pss_Shmem"].split()[0]) * 1024
+
+
+def test_arguments_are_freed_with_their_task(make_pool):
+    pool = make_pool(1)
+    array = numpy.zeros(5_000_000)
+    sizes = []
+    for _ in range(50):
+        assert pool.apply(tasks.write_and_sum, (array,)) == 10_000_000.0
+        sizes.append(_shared_bytes())
+    assert max(sizes[5:]) <= 5 * 40_000_000, sizes
+
+
+def test_a_kept_result_may_be_sent_again(shared_pool):
+    array = shared_pool.apply(tasks.full, (100_000, 1))
+    for _ in range(5):
+        array = shared_pool.apply(tasks.plus_one, (array,))
+    assert (array == 6).all()
+
+
+def test_many_arrays_in_one_value(shared_pool):
+    value = {"a": [numpy.arange(50_000) + i for i in range(10)], "b": (numpy.zeros(5), "text")}
+    result = shared_pool.apply(tasks.identity, (value,))
+    assert all(_same(x, y) for x, y in zip(result["a"], value["a"], strict=True))
+    assert result["b"][1] == "text"
+
+
+def test_one_array_twice_in_one_value_stays_one(shared_pool):
+    array = numpy.arange(100_000)
+    first, second = shared_pool.apply(tasks.identity, ((array, array),))
+    assert first is second
+
+
+def test_other_buffers(shared_pool):
+    import array as standard_array
+
+    values = [bytearray(b"x" * 500_000), b"y" * 500_000, standard_array.array("d", range(50_000))]
+    for value in values:
+        result = shared_pool.apply(tasks.identity, (value,))
+        assert type(result) is type(value)
+        assert result == value
+
+
+def test_slices_of_an_array_as_items(shared_pool):
+    """Rows of a matrix, which travel as a description or by value, nobody can tell."""
+    matrix = numpy.arange(200_000, dtype=float).reshape(200, 1000)
+    assert shared_pool.map(numpy.sum, matrix) == [row.sum() for row in matrix]
+    vector = numpy.arange(1000)
+    results = shared_pool.map(tasks.identity, vector)
+    assert results == list(vector)
+    assert {type(x) for x in results} == {type(vector[0])}

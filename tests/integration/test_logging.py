@@ -1,0 +1,127 @@
+"""Log records made in a task reach the caller's handlers."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.integration import tasks
+
+START_METHODS = ("template", "fork")  # all four with --every-start-method
+
+
+@pytest.fixture
+def records():
+    """Collect what reaches the root logger of the caller."""
+    seen: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    collector = Collector()
+    logging.getLogger().addHandler(collector)
+    yield seen
+    logging.getLogger().removeHandler(collector)
+
+
+def test_a_record_arrives_before_the_result(make_pool, records):
+    pool = make_pool(1)
+    worker = pool.apply(tasks.pid)
+    for i in range(20):
+        pool.apply(tasks.log, ("warning", "task %d of %s", i, "many"))
+        (record,) = records
+        records.clear()
+        assert record.getMessage() == f"task {i} of many"
+        assert (record.name, record.levelno) == ("tests.tasks", logging.WARNING)
+        assert record.process == worker
+        assert record.funcName == "log"
+
+
+def test_a_record_tells_task_and_worker(make_pool, records):
+    pool = make_pool(1)
+    for _ in range(3):
+        pool.apply(tasks.log, ("error", "trouble"))
+    told = [
+        {k: v for k, v in vars(r).items() if "task" in k.lower() or "worker" in k.lower()}
+        for r in records
+    ]
+    task_ids = [tuple(v for k, v in t.items() if k.endswith("task")) for t in told]
+    assert len(set(task_ids)) == 3, told
+    assert all(any(k.endswith("worker") for k in t) for t in told), told
+
+
+def test_levels_are_those_of_the_caller(start_method, make_pool, records):
+    logger = logging.getLogger("tests.tasks")
+    before = logger.level
+    try:
+        logger.setLevel(logging.INFO)
+        pool = make_pool(1)
+        pool.apply(tasks.log, ("debug", "not asked for"))
+        pool.apply(tasks.log, ("info", "asked for"))
+    finally:
+        logger.setLevel(before)
+    assert [record.getMessage() for record in records] == ["asked for"]
+
+
+def test_an_exception_logged_in_a_task_keeps_its_text(make_pool, records):
+    make_pool(1).apply(tasks.log_exception)
+    (record,) = records
+    text = logging.Formatter().format(record)
+    assert "it went wrong" in text
+    assert "ZeroDivisionError" in text
+    assert "in log_exception" in text
+
+
+def test_what_cannot_be_pickled_is_logged_as_text(make_pool, records):
+    make_pool(1).apply(tasks.log_lock)
+    (record,) = records
+    assert "lock" in record.getMessage()
+
+
+def test_all_records_of_a_map_arrive(shared_pool, records):
+    shared_pool.map(tasks.log_warning, range(500), 7)
+    assert sorted(int(record.getMessage()) for record in records) == list(range(500))
+
+
+def test_nothing_is_doubled_in_a_script(run_script, start_method):
+    """Under fork the worker inherits the handlers, too: each line comes once all the same."""
+    result = run_script(
+        """
+        import logging, sys
+        import bireme
+
+        log = logging.getLogger("mine")
+
+        def work(x):
+            log.info("item %d", x)
+
+        if __name__ == "__main__":
+            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+            with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+                pool.map(work, range(20), 1)
+        """,
+        args=[start_method],
+    ).check()
+    expected = sorted(f"INFO mine item {i}" for i in range(20))
+    assert sorted(result.stderr.splitlines()) == expected
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_failing_handler_of_the_caller_does_no_harm(make_pool, monkeypatch):
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the handler failed")
+
+    broken = Broken()
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logging.getLogger("tests.tasks").addHandler(broken)
+    try:
+        pool = make_pool(1)
+        pool.apply(tasks.log, ("error", "unheard"))
+        assert pool.apply(tasks.square, (3,)) == 9
+    except RuntimeError as error:
+        pytest.fail(f"a handler's error reached the task's caller: {error}")
+    finally:
+        logging.getLogger("tests.tasks").removeHandler(broken)

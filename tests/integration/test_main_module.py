@@ -1,0 +1,184 @@
+"""Scripts, the REPL and notebooks: `__main__` in the worker is like `__main__` in the caller."""
+
+from __future__ import annotations
+
+import pytest
+
+ALL = ("template", "fork", "spawn", "forkserver")
+#: Those that import the script again need its guard, as in `multiprocessing`.
+NO_GUARD = ("template", "fork")
+
+
+@pytest.mark.parametrize("method", NO_GUARD)
+def test_a_script_without_a_guard_runs_once(run_script, method):
+    result = run_script(
+        """
+        import os, sys
+        import bireme
+        print("body runs")
+        with open("body", "a") as file:
+            file.write("once")
+
+        scale = 3
+
+        def work(x):
+            return x * scale
+
+        with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+            print(pool.map(work, range(5)))
+            print(list(pool.imap(lambda x: x + scale, range(3))))
+        assert open("body").read() == "once"
+        """,
+        args=[method],
+    ).check()
+    assert result.stdout.splitlines() == ["body runs", "[0, 3, 6, 9, 12]", "[3, 4, 5]"]
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_init_sets_a_global_that_work_reads(run_script, method):
+    run_script(
+        """
+        import sys
+        import bireme
+
+        model, count = None, 0
+
+        def init(value):
+            global model
+            model = {"value": value}
+
+        def work(x):
+            global count
+            count += 1
+            return model["value"] * x, count
+
+        def read_count():
+            return count
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, init, (7,), start_method=sys.argv[1]) as pool:
+                assert pool.map(work, range(3)) == [(0, 1), (7, 2), (14, 3)]
+                assert pool.apply(read_count) == 3, "functions of one module share its globals"
+                assert pool.apply(work, (1,)) == (7, 4)
+            assert model is None and count == 0
+        """,
+        args=[method],
+    ).check()
+
+
+def test_a_global_changed_by_the_caller_is_sent_again(run_script):
+    """And one that a task set stays, as long as the caller does not change it."""
+    run_script("""
+        import bireme
+        setting, memory = "a", []
+
+        def read():
+            return setting
+
+        def remember(x):
+            memory.append(x)
+            return list(memory)
+
+        with bireme.Pool(1) as pool:
+            assert pool.apply(read) == "a"
+            setting = "b"
+            assert pool.apply(read) == "b"
+            assert pool.apply(remember, (1,)) == [1]
+            assert pool.apply(remember, (2,)) == [1, 2]
+            assert memory == []
+    """).check()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_classes_of_main_keep_their_identity(run_script, method):
+    run_script(
+        """
+        import abc, dataclasses, enum, sys, typing
+        import bireme
+
+        class Color(enum.Enum):
+            RED = 1
+            BLUE = 2
+
+        @dataclasses.dataclass(frozen=True)
+        class Point:
+            x: int
+            color: Color = Color.RED
+
+        class Pair(typing.NamedTuple):
+            a: Point
+            b: Point
+
+        class Trouble(Exception):
+            def __init__(self, code):
+                super().__init__(code)
+                self.code = code
+
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+
+        class Square(Shape):
+            made = 0
+            def __init__(self, side):
+                type(self).made += 1
+                self.side = side
+            def area(self):
+                return self.side ** 2
+
+        def work(pair):
+            assert isinstance(pair, Pair) and type(pair.a) is Point
+            assert pair.a.color is Color.RED
+            if pair.a.x == 3:
+                raise Trouble(pair.a.x)
+            return Pair(pair.b, dataclasses.replace(pair.a, color=Color.BLUE))
+
+        def square(side):
+            return Square(side)
+
+        def attributes(cls):  # but for the cache that pickle keeps in every class
+            return {name: value for name, value in vars(cls).items() if name != "__slotnames__"}
+
+        if __name__ == "__main__":
+            before = attributes(Color), attributes(Point)
+            with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+                for _ in range(3):
+                    result = pool.map(work, [Pair(Point(i), Point(i + 1)) for i in range(3)], 1)
+                    assert all(type(r) is Pair and type(r.a) is Point for r in result)
+                    assert all(r.b.color is Color.BLUE and r.a.color is Color.RED for r in result)
+                    assert result[1] == Pair(Point(2), Point(1, Color.BLUE))
+                try:
+                    pool.apply(work, (Pair(Point(3), Point(4)),))
+                except Trouble as trouble:
+                    assert type(trouble) is Trouble and trouble.code == 3
+                else:
+                    raise AssertionError("nothing was raised")
+                Square.made = 100
+                shape = pool.apply(square, (5,))
+                assert isinstance(shape, Square) and isinstance(shape, Shape)
+                assert shape.area() == 25
+                assert Square.made == 100, "the caller's class is never modified"
+            assert before == (attributes(Color), attributes(Point))
+        """,
+        args=[method],
+    ).check()
+
+
+def test_spawn_without_a_guard_is_told_so(run_script):
+    """The main module is imported in the worker, and makes a pool there."""
+    result = run_script(
+        """
+        import bireme
+
+        def double(x):
+            return 2 * x
+
+        pool = bireme.Pool(1, start_method="spawn")
+        try:
+            pool.apply_async(double, (1,)).get(30)
+        except bireme.InitializerError as error:
+            assert "if __name__ == '__main__'" in str(error), error
+            print("told")
+        """
+    ).check()
+    assert result.stdout == "told\n"

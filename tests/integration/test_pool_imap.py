@@ -1,0 +1,181 @@
+"""`imap` and `imap_unordered`: lazy, bounded, going on after an error."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+
+import pytest
+
+import bireme
+from tests.integration import tasks
+from tests.support.waiting import GENEROUS, poll
+
+START_METHODS = ("template", "fork")  # all four with --every-start-method
+
+
+@pytest.fixture(params=["imap", "imap_unordered"])
+def imap(request, shared_pool):
+    return getattr(shared_pool, request.param)
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 100])
+def test_values(imap, chunksize):
+    assert sorted(imap(tasks.square, range(500), chunksize)) == [x * x for x in range(500)]
+    assert list(imap(tasks.square, [], chunksize)) == []
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, 100])
+def test_imap_keeps_the_order(shared_pool, chunksize):
+    it = shared_pool.imap(tasks.square, range(500), chunksize=chunksize)
+    assert iter(it) is it
+    for x in range(500):
+        assert next(it) == x * x
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(it)
+
+
+def test_unordered_gives_the_fast_one_first(shared_pool, tmp_path):
+    gates = [tmp_path / "0", tmp_path / "1"]
+    it = shared_pool.imap_unordered(
+        tasks.wait_for_pair, [(str(gate), i) for i, gate in enumerate(gates)]
+    )
+    gates[1].touch()
+    assert next(it) == 1
+    gates[0].touch()
+    assert next(it) == 0
+
+
+def test_an_infinite_generator_is_read_bounded(imap):
+    """Read-ahead stays bounded at every moment, whatever has been taken."""
+    read = 0
+
+    def numbers():
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    it = imap(tasks.square, numbers())
+    ahead = []
+    for taken in range(1, 2001):
+        assert next(it) > 0
+        ahead.append(read - taken)
+    assert max(ahead) < 1000, "read-ahead is to be bounded"
+    del it
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 5])
+def test_the_buffer_size_is_a_bound(shared_pool, buffersize):
+    """At most `buffersize` items have been read whose results were not taken."""
+    read = 0
+
+    def numbers():
+        nonlocal read
+        while read < 100:
+            read += 1
+            yield read
+
+    it = shared_pool.imap(tasks.square, numbers(), buffersize=buffersize)
+    for taken in range(1, 101):
+        assert read - (taken - 1) <= buffersize
+        assert next(it) == taken * taken
+    with pytest.raises(StopIteration):
+        next(it)
+
+
+def test_a_full_buffer_stops_the_reading(shared_pool):
+    """Nothing more is read while nobody takes a result, however long that lasts."""
+    seen: list[int] = []
+
+    def numbers():
+        for x in itertools.count():
+            seen.append(x)
+            yield x
+
+    it = shared_pool.imap(tasks.square, numbers(), buffersize=4)
+    assert next(it) == 0
+    poll(lambda: len(seen) > 5, timeout=0.5)
+    assert len(seen) <= 5
+    assert [next(it) for _ in range(20)] == [x * x for x in range(1, 21)]
+
+
+@pytest.mark.parametrize("bad", [0, -1])
+def test_wrong_buffer_sizes_are_refused(imap, bad):
+    with pytest.raises(ValueError, match="buffersize"):
+        imap(tasks.square, [1], buffersize=bad)
+
+
+def test_next_with_a_timeout(shared_pool, tmp_path):
+    gate = tmp_path / "gate"
+    it = shared_pool.imap(tasks.wait_for_file, [str(gate)])
+    with pytest.raises(multiprocessing.TimeoutError):
+        it.next(timeout=0.05)
+    with pytest.raises(bireme.WaitTimeoutError):
+        it.next(0)
+    gate.touch()
+    assert it.next(timeout=GENEROUS) is None
+    with pytest.raises(StopIteration):
+        it.next(timeout=GENEROUS)
+
+
+def test_it_goes_on_after_a_failed_item(imap):
+    outcomes = []
+    it = imap(tasks.fail_on_odd, range(20))
+    while True:
+        try:
+            outcomes.append(next(it))
+        except ValueError as error:
+            outcomes.append(-error.args[1])
+        except StopIteration:
+            break
+    assert sorted(outcomes, key=abs) == [-x if x % 2 else x for x in range(20)]
+
+
+def test_an_error_in_the_iterable_comes_in_its_place(shared_pool):
+    def numbers():
+        yield from range(3)
+        raise KeyError("no more")
+
+    it = shared_pool.imap(tasks.square, numbers())
+    assert [next(it) for _ in range(3)] == [0, 1, 4]
+    with pytest.raises(KeyError, match="no more"):
+        next(it)
+    with pytest.raises(StopIteration):
+        next(it)
+
+
+def test_unordered_yields_what_came_before_the_error(shared_pool):
+    def numbers():
+        yield from range(10)
+        raise KeyError("no more")
+
+    it, got = shared_pool.imap_unordered(tasks.square, numbers()), []
+    with pytest.raises(KeyError, match="no more"):
+        got.extend(it)
+    # `extend` keeps what it got before the exception
+    assert set(got) <= {x * x for x in range(10)}
+
+
+def test_two_iterators_share_the_pool(shared_pool):
+    first = shared_pool.imap(tasks.square, range(100))
+    second = shared_pool.imap(tasks.square, range(100, 200))
+    pairs = list(zip(first, second, strict=True))
+    assert pairs == [(x * x, (x + 100) ** 2) for x in range(100)]
+
+
+def test_an_abandoned_iterator_leaves_the_pool_free(shared_pool):
+    for _ in range(20):
+        it = shared_pool.imap(tasks.square, itertools.count())
+        assert next(it) == 0
+        del it
+    assert shared_pool.map(tasks.square, range(10)) == [x * x for x in range(10)]
+
+
+def test_large_items_are_bounded_by_bytes(shared_pool):
+    """50 items of 8 MB through a pipe of two workers: all right, in order."""
+    it = shared_pool.imap(tasks.identity, (bytes([i]) * 8_000_000 for i in range(50)))
+    for i, value in enumerate(it):
+        assert value[0] == value[-1] == i
+        assert len(value) == 8_000_000

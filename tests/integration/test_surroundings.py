@@ -1,0 +1,217 @@
+"""The worker's surroundings are the caller's, wherever the caller's code comes from."""
+
+from __future__ import annotations
+
+import pytest
+
+ALL = ("template", "fork", "spawn", "forkserver")
+
+_SURROUNDINGS = """
+    import os, resource, sys, warnings
+    import bireme
+
+    def umask():
+        for line in open("/proc/self/status"):
+            if line.startswith("Umask"):
+                return line.split()[1]
+
+    def surroundings():
+        main = sys.modules["__main__"]
+        return dict(
+            argv=sys.argv,
+            path=sys.path,
+            cwd=os.getcwd(),
+            variable=os.environ.get("A_VARIABLE"),
+            threads=os.environ.get("OMP_NUM_THREADS"),
+            flags=(sys.flags.optimize, sys.flags.dev_mode, sys.flags.utf8_mode),
+            x=sys._xoptions.get("a_key"),
+            prefix=sys.prefix,
+            executable=sys.executable,
+            # what multiprocessing's spawn and forkserver do not carry over:
+            umask=umask(),
+            recursion=sys.getrecursionlimit(),
+            files=resource.getrlimit(resource.RLIMIT_NOFILE),
+            filters=[f[:3] for f in warnings.filters],
+            file=os.path.basename(getattr(main, "__file__", "")),
+            package=main.__package__,
+        )
+
+    if __name__ == "__main__":
+        os.mkdir("below")
+        os.chdir("below")
+        os.umask(0o27)
+        os.environ["A_VARIABLE"] = "set late"
+        os.environ["OMP_NUM_THREADS"] = "7"
+        sys.path.insert(0, "/somewhere/else")
+        sys.argv.append("extra")
+        sys.setrecursionlimit(3210)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (777, 888))
+        warnings.simplefilter("error", FutureWarning)
+        here = surroundings()
+        with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+            there = pool.apply(surroundings)
+        names = list(here)
+        if sys.argv[1] in ("spawn", "forkserver"):
+            names = names[:names.index("umask")]
+        for name in names:
+            if here[name] != there[name]:
+                sys.exit(f"{name}: {here[name]} here, {there[name]} there")
+"""
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_the_worker_sees_the_callers_surroundings(run_script, method):
+    options = ["-O", "-X", "a_key=value", "-W", "error::UserWarning"]
+    run_script(_SURROUNDINGS, args=[method, "--flag"], interpreter_args=options).check()
+
+
+def test_a_later_pool_sees_later_surroundings(run_script):
+    """A standing template must not freeze the surroundings of the first pool."""
+    run_script("""
+        import os, sys
+        import bireme
+
+        def look():
+            return os.getcwd(), os.environ.get("A_VARIABLE"), "/added" in sys.path, sys.argv[1:]
+
+        def seen():
+            with bireme.Pool(1) as pool:
+                return pool.apply(look)
+
+        first = seen()
+        os.mkdir("below")
+        os.chdir("below")
+        os.environ["A_VARIABLE"] = "late"
+        sys.path.append("/added")
+        sys.argv.append("late")
+        assert seen() == look() != first, (first, seen(), look())
+    """).check()
+
+
+def test_warnings_in_a_task_obey_the_callers_filters(run_script):
+    result = run_script("""
+        import warnings
+        import bireme
+
+        def warn(category):
+            warnings.warn("from a task", category)
+            return "warned"
+
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        with bireme.Pool(1) as pool:
+            assert pool.apply(warn, (UserWarning,)) == "warned"
+            try:
+                pool.apply(warn, (FutureWarning,))
+            except FutureWarning as error:
+                assert str(error) == "from a task"
+            else:
+                raise AssertionError("the filter did not travel")
+    """).check()
+    assert result.stderr == ""
+
+
+def test_blas_threads_are_capped_to_the_workers_share(run_script):
+    """Two workers on n cores get n / 2 threads each; what the user set wins (see above)."""
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    run_script(
+        """
+        import os
+        import bireme
+
+        def threads():
+            return os.environ.get("OMP_NUM_THREADS"), os.environ.get("OPENBLAS_NUM_THREADS")
+
+        with bireme.Pool(bireme.cpu_count()) as pool:
+            assert pool.apply(threads) == ("1", "1"), pool.apply(threads)
+        assert threads() == (None, None)
+        """,
+        env=dict.fromkeys(names),
+    ).check()
+
+
+def test_modules_beside_the_script(run_script):
+    run_script(
+        """
+        import bireme
+        import helper
+
+        def work(x):
+            return helper.double(x) + 1
+
+        with bireme.Pool(2) as pool:
+            assert pool.map(work, range(5)) == [1, 3, 5, 7, 9]
+            assert pool.map(helper.double, range(5)) == [0, 2, 4, 6, 8]
+        """,
+        modules={"helper.py": "def double(x):\n    return 2 * x\n"},
+    ).check()
+
+
+_PROGRAM = """
+    import bireme
+
+    def square(x):
+        return x * x
+
+    with bireme.Pool(2) as pool:
+        print(pool.map(square, range(3)))
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["[sys.executable, '-m', 'program']", "[sys.executable, '-c', text]", "[sys.executable, '-']"],
+)
+def test_programs_that_are_no_script(run_script, how):
+    """`python -m`, `python -c` and a program on standard input."""
+    run_script(
+        f"""
+        import subprocess, sys
+        text = open("program.py").read()
+        out = subprocess.run({how}, input=text, capture_output=True, text=True, timeout=50)
+        assert out.stdout.strip() == "[0, 1, 4]", out
+        """,
+        modules={"program.py": _PROGRAM},
+    ).check()
+
+
+_CELLS = """
+    import code, __main__
+    console = code.InteractiveConsole(vars(__main__))
+    for line in open("typed.py").read().splitlines():
+        console.push(line)
+    assert (first, second, third) == ([2, 3, 4], [11, 12, 13], [10, 20, 30])
+    assert kept
+    assert type(two) is Thing and two.size == 2 and one.size == 1
+"""
+
+_TYPED = """
+    import bireme
+    def work(x):
+        return x + step
+
+    step = 1
+    pool = bireme.Pool(2)
+    first = pool.map(work, [1, 2, 3])
+    step = 10
+    second = pool.map(work, [1, 2, 3])
+    def work(x):
+        return x * step
+
+    third = pool.map(work, [1, 2, 3])
+    class Thing:
+        size = 1
+
+    one = pool.apply(lambda: Thing())
+    kept = type(one) is Thing
+    class Thing:
+        size = 2
+
+    two = pool.apply(lambda: Thing())
+    pool.terminate(); pool.join()
+"""
+
+
+def test_functions_typed_at_a_prompt(run_script):
+    """The prompt has no file, and a later cell may redefine what an earlier one defined."""
+    run_script(_CELLS, modules={"typed.py": _TYPED}).check()

@@ -1,0 +1,1 @@
+"""Chaos and soak: many tasks, many deaths, long runs."""

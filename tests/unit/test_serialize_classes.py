@@ -1,0 +1,312 @@
+"""By-value classes: one identity on both sides, between two real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+import sys
+import weakref
+
+import pytest
+
+sys.path.append(os.path.dirname(__file__))
+import test_serialize_support as support
+
+with contextlib.suppress(ImportError):
+    import numpy  # noqa: F401  (its threads start here, not inside of a test)
+
+
+@pytest.fixture
+def pair():
+    made = support.Pair()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    return functools.partial(support.run_script, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "Point(1, 2)", "Slotted(3)", "Color.RED", "Flags.A | Flags.B", "Pair(1)", "Old(1, 2)",
+        "Box([1])", "[Point(1), Point(2)]", "{Color.RED: Pair(1, 3)}",
+    ],
+)  # fmt: skip
+def test_instances_come_back_as_the_callers_class(pair, script, expression):
+    main = script(support.CLASSES)
+    value = eval(expression, main.__dict__)
+    before = attributes_of_classes(main)
+    name, back = pair.run(main.echo, value)
+    assert name == type(value).__name__
+    assert back == value
+    assert type(back) is type(value)
+    if isinstance(value, (main.Color, main.Flags)):
+        assert back is value
+    assert attributes_of_classes(main) == before
+
+
+def attributes_of_classes(main):
+    # `__slotnames__` is what pickle itself caches in every class.
+    return {
+        (name, key): value
+        for name, cls in vars(main).items()
+        if isinstance(cls, type)
+        for key, value in vars(cls).items()
+        if key != "__slotnames__"
+    }
+
+
+def test_classes_behave_in_the_worker(pair, script):
+    main = script(
+        support.CLASSES
+        + """
+    def work(point, color, square):
+        assert isinstance(point, Point) and dataclasses.is_dataclass(Point)
+        assert color is Color.RED and color.other() is Color.BLUE and Color(2) is Color.BLUE
+        assert isinstance(square, Shape) and square.area() == 9
+        assert Tagged().tag == "Tagged"
+        made = Derived.make(1)
+        assert (made.x, made.name(), made.double, Derived.twice(4)) == (2, "derived base", 4, 8)
+        try:
+            Shape()
+        except TypeError:
+            pass
+        else:
+            raise AssertionError("abstract")
+        try:
+            Slotted(1).nothing = 2
+        except (AttributeError, TypeError):
+            pass
+        else:
+            raise AssertionError("frozen")
+        assert not hasattr(Slotted(1), "__dict__")
+        return made, Derived, Derived.Inner(), Pair(1)._replace(b=5)
+    """
+    )
+    made, cls, inner, pair_ = pair.run(
+        main.work, main.Point(1), main.Color.RED, main.Square(3)
+    )  # fmt: skip
+    assert type(made) is main.Derived is cls
+    assert type(inner) is main.Derived.Inner
+    assert pair_ == main.Pair(1, 5)
+
+
+def test_exceptions_are_the_callers(pair, script):
+    main = script(
+        support.CLASSES
+        + """
+    def fail(code):
+        try:
+            raise MyError(code, "detail")
+        except MyError as error:
+            assert error.code == code
+            raise
+    def catch(error):
+        try:
+            raise error
+        except MyError as caught:
+            return caught
+    """
+    )
+    with pytest.raises(main.MyError) as raised:
+        pair.run(main.fail, 3)
+    assert raised.value.args == (3, "detail")
+    assert raised.value.code == 3
+    assert type(pair.run(main.catch, main.MyError(1, 2))) is main.MyError
+
+
+def test_methods_go_with_their_instance(pair, script):
+    main = script(support.CLASSES)
+    made = main.Derived(1)
+    assert pair.run(made.name) == "derived base"
+    assert type(pair.run(main.Derived.make, 1)) is main.Derived
+    assert pair.run(main.Derived.twice, 3) == 6
+    assert pair.run(main.Derived.name, made) == "derived base"
+    assert type(pair.run(main.Derived, 1)) is main.Derived
+    made.x = 10
+    assert pair.run(main.Derived.double.fget, made) == 20
+
+
+def test_a_callable_instance_is_sent_again_when_it_changed(pair, script):
+    main = script("""
+        class Adder:
+            def __init__(self, n):
+                self.n = n
+            def __call__(self, x):
+                return x + self.n
+    """)
+    adder = main.Adder(1)
+    assert pair.run(adder, 1) == 2
+    adder.n = 5
+    assert pair.run(adder, 1) == 6
+
+
+def test_a_class_redefined_in_a_notebook(pair, script):
+    main = script("""
+        class Thing:
+            def __init__(self, x): self.x = x
+            def value(self): return self.x
+        def work(thing):
+            return thing.value(), isinstance(thing, Thing), thing, Thing(0)
+    """)
+    old_class = main.Thing
+    old = main.Thing(1)
+    assert pair.run(main.work, old)[:2] == (1, True)
+    script(
+        """
+        class Thing:
+            def __init__(self, x): self.x = x
+            def value(self): return self.x * 100
+        """,
+        main,
+    )
+    value, known, back, made = pair.run(main.work, main.Thing(1))
+    assert (value, known) == (100, True)
+    assert type(back) is main.Thing is type(made)
+    value, known, back, made = pair.run(main.work, old)
+    assert (value, known) == (1, False)
+    assert type(back) is old_class
+    assert type(made) is main.Thing
+
+
+def test_a_class_attribute_changed_between_submits(pair, script):
+    main = script("""
+        class Config:
+            rate = 1
+            table = {}
+        def work():
+            return Config.rate, Config.table
+    """)
+    assert pair.run(main.work) == (1, {})
+    main.Config.rate = 2
+    assert pair.run(main.work) == (2, {})
+    main.Config.table["a"] = 1
+    assert pair.run(main.work) == (2, {"a": 1})
+
+
+def test_arguments_of_a_class_the_function_does_not_name(pair, script):
+    main = script("""
+        import math
+        def helper(x): return math.floor(x)
+        class Thing:
+            def __init__(self, x): self.x = x
+            def __setstate__(self, state): self.x = helper(state["x"])
+            def __getstate__(self): return {"x": self.x}
+        def work(thing): return thing
+    """)
+    back = pair.run(main.work, main.Thing(1.5))
+    assert type(back) is main.Thing
+    assert back.x == 1
+    function = pair.encode(main.work)
+    first, _ = pair.encoder.dumps((main.Thing(1),), known=function.carries)
+    second, _ = pair.encoder.dumps((main.Thing(1),), known=function.carries | all_keys(pair))
+    assert len(second) < len(first) / 3
+
+
+def all_keys(pair):
+    sender = pair.encoder._sender
+    return {*sender._classes, *sender._names}
+
+
+def test_local_classes_keep_their_identity(pair, script):
+    main = script("""
+        def make():
+            class Local:
+                def __init__(self, x): self.x = x
+            return Local
+        Kept = make()
+        def work(thing): return thing
+    """)
+    local = main.make()
+    for _ in range(2):
+        back = pair.run(main.work, local(4))
+        assert type(back) is local
+        assert back.x == 4
+    assert type(pair.run(main.work, main.Kept(1))) is main.Kept
+    assert pair.run(lambda cls: cls, local) is local
+
+
+def test_classes_made_in_the_worker_come_by_value(pair, script):
+    main = script("""
+        def work(x):
+            class Made:
+                def get(self): return self.x + offset
+            made = Made()
+            made.x = x
+            return made
+        offset = 10
+        def function():
+            return lambda x: x + offset
+    """)
+    made = pair.run(main.work, 4)
+    assert (type(made).__name__, made.get()) == ("Made", 14)
+    back = pair.run(main.function)
+    assert back(1) == 11
+    main.offset = 20
+    assert back(1) == 21, "it uses the caller's own globals"
+
+
+def test_a_class_of_the_worker_that_the_caller_dropped_comes_again(pair, script):
+    main = script("""
+        made = []
+        def work():
+            if not made:
+                class Made: value = 5
+                made.append(Made)
+            return made[0]()
+        def same():
+            return work(), work()
+    """)
+    first = weakref.ref(type(pair.run(main.work)))
+    gc.collect()
+    assert first() is None
+    assert pair.run(main.work).value == 5
+    one, two = pair.run(main.same)
+    assert type(one) is type(two)
+
+
+def test_results_of_forked_workers_keep_local_classes(script):
+    main = script("def make():\n class Local: pass\n return Local")
+    local = main.make()
+    encoder = support.Encoder(by_value_main=False)
+    encoder.dumps(local)  # gives the class its id before the fork
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        payload, _ = support.Decoder(by_value_main=False).dumps_result(local())
+        os.write(write, payload)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        payload = file.read()
+    os.waitpid(child, 0)
+    assert type(encoder.loads_result(payload)) is local
+    assert len(payload) < 200
+
+
+def test_ordinary_classes_leave_a_function_immutable(script):
+    main = script(support.CLASSES)
+    names = [name for name, value in vars(main).items() if isinstance(value, type)]
+    script(f"def work(): return {', '.join(names)}", main)
+    function = support.Encoder(by_value_main=True).encode_function(main.work)
+    assert not function.mutable
+    assert function.unchanged()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is new in 3.12")
+def test_type_parameters(pair, script):
+    main = script("""
+        class Box[T]:
+            def __init__(self, item: T): self.item = item
+        def first[T](items: list[T]) -> T:
+            return items[0]
+        def work(box: Box[int]): return first([box]), box.item
+    """)
+    back, item = pair.run(main.work, main.Box(4))
+    assert type(back) is main.Box
+    assert item == 4

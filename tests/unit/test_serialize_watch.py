@@ -1,0 +1,411 @@
+"""When a function is sent again, what travels out of band, and what refusals say."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import re
+import socket
+import sys
+import threading
+
+import pytest
+
+sys.path.append(os.path.dirname(__file__))
+import test_serialize_support as support
+
+from bireme.serialize import Encoder, diagnose, refresh
+
+with contextlib.suppress(ImportError):
+    import numpy  # noqa: F401  (its threads start here, not inside of a test)
+
+PicklingError = support.errors.PicklingError
+
+
+@pytest.fixture
+def script(monkeypatch):
+    return functools.partial(support.run_script, monkeypatch)
+
+
+@pytest.fixture
+def encoder():
+    return Encoder(by_value_main=True)
+
+
+@pytest.fixture
+def pair():
+    made = support.Pair()
+    yield made
+    made.close()
+
+
+# Fingerprints
+
+
+BASE = """
+    import math
+    rate = 1000
+    ratio = 2.5
+    zero = 0.0
+    word = "word" * 3
+    pair = (1, "a")
+    def helper(x): return x + deep
+    deep = 5000
+    def make(n):
+        def inner(x=1, *, k=1): return x + n + k
+        return inner
+    inner = make(70000)
+    class Config:
+        level = 3
+        def method(self): return other
+    other = 9000
+    def work(x):
+        return math.pi * rate + helper(x), ratio, word, pair, inner, Config, zero
+"""
+
+
+def test_unchanged_until_something_is_replaced(encoder, script):
+    main = script(BASE)
+    function = encoder.encode_function(main.work)
+    assert function.unchanged()
+    assert not function.mutable
+    assert not function.stable
+    assert function.name == "__main__.work"
+    same = encoder.encode_function(main.work)
+    assert same.digest == function.digest
+    assert same.payload == function.payload
+    main.rate = int("1000")
+    main.ratio = float("2.5")
+    main.word = "".join(["word"] * 3)
+    assert function.unchanged(), "equal atoms"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "rate = 1001", "rate = 1000.0", "rate = True", "ratio = 2.6", "zero = -0.0", "word = 'x'",
+        "pair = (1, 'b')", "deep = 1", "other = 1", "Config.level = 4", "import cmath as math",
+        "helper = lambda x: x", "helper.__code__ = (lambda x: 2 * x).__code__",
+        "helper.__defaults__ = (1,)", "inner.__closure__[0].cell_contents = 1",
+        "inner.__kwdefaults__['k'] = 2", "inner = make(1)", "Config.method = lambda self: 1",
+        "Config = type('Config', (), {})", "work.__defaults__ = (3,)",
+    ],
+)  # fmt: skip
+def test_a_replaced_part_is_noticed_and_changes_the_digest(encoder, script, change):
+    main = script(BASE)
+    function = encoder.encode_function(main.work)
+    work = main.work
+    script(change, main)
+    assert not function.unchanged()
+    assert encoder.encode_function(work).digest != function.digest
+
+
+def test_a_name_defined_later_is_noticed(encoder, script):
+    main = script("def work(): return later")
+    function = encoder.encode_function(main.work)
+    assert function.unchanged()
+    main.later = 1
+    assert not function.unchanged()
+
+
+def test_names_that_are_not_used_do_not_matter(encoder, script):
+    main = script("used = 1\nunused = 1\ndef work(thing): return used + thing.unused")
+    function = encoder.encode_function(main.work)
+    main.unused = 2
+    assert function.unchanged()
+
+
+@pytest.mark.parametrize(
+    ("value", "mutable"),
+    [
+        ("{}", True), ("[]", True), ("set()", True), ("object()", True), ("bytearray(3)", True),
+        ("([],)", True), ("functools.partial(max, [])", True), ("[].append", True),
+        ("1", False), ("b'x'", False), ("frozenset({1})", False), ("(1, (2, None))", False),
+        ("functools.partial(max, 1)", False), ("len", False), ("functools", False), ("int", False),
+        ("os.path.join", False), ("re.compile('x')", False), ("pathlib.Path('x')", False),
+        ("logging.getLogger('x')", False), ("datetime.date(2020, 1, 1)", False),
+        ("lambda: 1", False), ("bytes(100_000)", False), ("bytearray(100_000)", False),
+        ("list[int]", False), ("typing.Optional[int]", False), ("str.upper", False),
+        ("enum.Enum('E', 'A').A", False),
+    ],
+)  # fmt: skip
+def test_which_values_can_change_in_place(encoder, script, value, mutable):
+    modules = "datetime, enum, functools, logging, os, pathlib, re, typing"
+    main = script(f"import {modules}\nvalue = {value}\ndef work(): return value")
+    assert encoder.encode_function(main.work).mutable is mutable
+    main = script(
+        f"import {modules}\ndef outer(v):\n def work(): return v\n return work\n"
+        f"work = outer({value})"
+    )
+    assert encoder.encode_function(main.work).mutable is mutable
+
+
+def test_the_digest_of_a_mutable_function_follows_the_content(encoder, script):
+    main = script("table = {'a': [1]}\nseen = set()\ndef work(): return table, seen")
+    digests = [encoder.encode_function(main.work).digest for _ in range(2)]
+    assert digests[0] == digests[1]
+    main.table["a"].append(2)
+    digests.append(encoder.encode_function(main.work).digest)
+    main.seen.add(1)
+    digests.append(encoder.encode_function(main.work).digest)
+    assert len(set(digests)) == 3
+
+
+def test_the_digest_follows_arguments_of_partials_and_instances(encoder, script):
+    main = script("""
+        class Model:
+            def __init__(self): self.weights = [1]
+            def predict(self, x): return x
+    """)
+    model = main.Model()
+    first = encoder.encode_function(model.predict)
+    assert first.mutable
+    model.weights[0] = 2
+    assert encoder.encode_function(model.predict).digest != first.digest
+
+
+def test_a_pool_sends_only_what_changed(pair, script):
+    main = script("step = 1\nrows = []\ndef add(x): return x + step\ndef use(): return len(rows)")
+    for _ in range(3):
+        pair.run(main.add, 1)
+    assert (pair.encodes, pair.sends) == (1, 1)
+    for _ in range(3):
+        pair.run(main.use)
+    assert (pair.encodes, pair.sends) == (4, 2)
+    main.rows.append(1)
+    assert pair.run(main.use) == 1
+    assert pair.sends == 3
+
+
+# Buffers
+
+
+def test_large_arrays_travel_out_of_band(pair, script):
+    numpy = pytest.importorskip("numpy")
+    main = script("""
+        import functools
+        import numpy as np
+        big = np.arange(20_000)
+        small = np.arange(10)
+        strided = np.arange(40_000)[::2]
+        text = b"x" * 100_000
+        def work():
+            return int(big.sum()), int(small.sum()), int(strided.sum()), len(text), type(text)
+        def outer(v):
+            return lambda: int(v.sum())
+        captured = outer(big)
+        def add(v, x): return int(v.sum()) + x
+        partial = functools.partial(add, big)
+    """)
+    total = int(main.big.sum())
+    function = pair.encode(main.work)
+    sizes = sorted(buffer.raw().nbytes for buffer in function.buffers)
+    assert sizes == [100_000, main.big.nbytes]
+    assert len(function.payload) - main.strided.nbytes < 5_000
+    assert pair.run(main.work) == (total, 45, int(main.strided.sum()), 100_000, bytes)
+    assert pair.run(main.captured) == total
+    assert pair.run(main.partial, 1) == total + 1
+    for fn in (main.captured, main.partial):
+        assert [b.raw().nbytes for b in pair.encode(fn).buffers] == [main.big.nbytes]
+    payload, buffers = pair.encoder.dumps([main.outer(numpy.zeros(10_000)), main.small])
+    assert [b.raw().nbytes for b in buffers] == [80_000]
+    assert pickle.loads(payload, buffers=buffers)[0]() == 0
+
+
+def test_large_arrays_count_as_unchanged_until_refresh(pair, script):
+    pytest.importorskip("numpy")
+    main = script("""
+        import numpy as np
+        big = np.zeros(20_000)
+        other = np.zeros(20_000)
+        def work(): return big[0]
+        def second(): return other[0]
+        def outer(v):
+            return lambda: v[0]
+        captured = outer(big)
+    """)
+    for fn in (main.work, main.captured, main.second):
+        assert pair.run(fn) == 0
+    main.big[0] = 5
+    main.other[0] = 5
+    assert not pair.encode(main.work).mutable
+    for fn in (main.work, main.captured, main.second):
+        assert pair.run(fn) == 0
+    refresh(main.work)
+    assert pair.run(main.work) == 5
+    assert pair.run(main.captured) == 5
+    assert pair.run(main.second) == 0
+    main.big = main.big + 1
+    assert pair.run(main.work) == 6
+
+
+def test_shared_arrays_stay_shared(pair, script):
+    pytest.importorskip("numpy")
+    main = script("""
+        import numpy as np
+        big = np.zeros(20_000)
+        views = {"big": big}
+        def work():
+            views["big"][0] += 1
+            return float(big[0])
+    """)
+    assert [pair.run(main.work) for _ in range(2)] == [1, 2]
+    assert main.big[0] == 0
+
+
+# Refusals
+
+
+class Holder:
+    __slots__ = ("__dict__", "slot")
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+LOCK = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ((Holder(model=Holder(_lock=LOCK)),), "args[0].model._lock"),
+        ((1, {"a": [LOCK]}), "args[1]['a'][0]"),
+        ((functools.partial(max, LOCK),), "args[0].args[0]"),
+        ((functools.partial(max, key=LOCK),), "args[0].keywords['key']"),
+        ((Holder(a=1).__init__,), None),
+        ((Holder(g=(i for i in "ab")).__init__,), "args[0].__self__.g"),
+        (({1: Holder(fh=sys.__stderr__.buffer)},), "args[0][1].fh"),
+        ((Holder(s=socket.socket),), None),
+    ],
+)
+def test_a_refusal_names_the_path(encoder, value, path):
+    if path is None:
+        payload, buffers = encoder.dumps(value)
+        assert pickle.loads(payload, buffers=buffers)
+        return
+    with pytest.raises(PicklingError) as raised:
+        encoder.dumps(value)
+    assert re.search(rf": {re.escape(path)} is a [\w.]+ object: ", str(raised.value))
+    assert re.search(r"the rest of args is [\d,]+ bytes", str(raised.value))
+    assert isinstance(raised.value.__cause__, TypeError)
+
+
+def test_a_refusal_names_slots_items_and_labels(encoder):
+    holder = Holder()
+    holder.slot = LOCK
+    with pytest.raises(PicklingError, match=r"args\[0\]\.slot is a _thread\.lock"):
+        encoder.dumps((holder,))
+    with pytest.raises(PicklingError, match=r"kwargs\['key'\] is a _thread\.lock"):
+        encoder.dumps(((1,), {"key": LOCK}), label=("args", "kwargs"))
+    with socket.socket() as open_socket, pytest.raises(PicklingError, match=r"socket\.socket"):
+        encoder.dumps([open_socket])
+
+
+def test_a_refusal_tells_how_large_the_rest_is(encoder):
+    with pytest.raises(PicklingError) as raised:
+        encoder.dumps((bytes(50_000), LOCK, bytearray(70_000)))
+    (size,) = re.findall(r"is ([\d,]+) bytes", str(raised.value))
+    assert 120_000 < int(size.replace(",", "")) < 121_000
+
+
+def test_a_refusal_of_a_function_names_the_variable(encoder, script):
+    main = script("""
+        import threading, os
+        conn = threading.Lock()
+        def helper(): return conn
+        def work(): return helper()
+        def direct(): return conn
+        fh = open(os.devnull)
+        escaped = (lambda fh: lambda: fh)(fh)
+        def default(a, b=conn): return b
+        class Model:
+            shared = conn
+            def run(self): return 1
+        def cls(): return Model
+    """)
+    for fn, text in [
+        (main.direct, "function 'direct' → global 'conn' is a _thread.lock"),
+        (main.work, "function 'work' → global 'helper' → global 'conn' is a _thread.lock"),
+        (main.escaped, "closure variable 'fh' of <lambda> is a _io.TextIOWrapper"),
+        (main.default, "default of argument 'b' of function 'default' is a _thread.lock"),
+        (main.cls, "function 'cls' → global 'Model'.shared is a _thread.lock"),
+        (main.Model().run, "function 'Model.run'"),
+    ]:
+        with pytest.raises(PicklingError) as raised:
+            encoder.encode_function(fn)
+        assert text in str(raised.value)
+    main.fh.close()
+
+
+def test_a_failed_encoding_leaves_the_encoder_usable(pair, script):
+    main = script("""
+        import threading
+        a = 1
+        conn = threading.Lock()
+        def bad(): return a, conn
+        def good(): return a
+    """)
+    with pytest.raises(PicklingError):
+        pair.run(main.bad)
+    assert pair.run(main.good) == 1
+    main.conn = 2
+    assert pair.run(main.bad) == (1, 2)
+
+
+class Refuses:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+class RefusesState:
+    def __getstate__(self):
+        return {}["missing"]
+
+
+def test_the_users_own_exception_comes_through(encoder):
+    with pytest.raises(RuntimeError, match="cannot pickle") as raised:
+        encoder.dumps((1, Refuses(RuntimeError("cannot pickle"))))
+    assert raised.value.__notes__ == ["raised while args[1] was pickled"]
+    assert raised.value.__cause__ is None
+    with pytest.raises(KeyError) as raised:
+        encoder.dumps(({"k": RefusesState()},))
+    assert raised.value.__notes__ == ["raised while args[0]['k'] was pickled"]
+    with pytest.raises(ZeroDivisionError):
+        encoder.encode_function(functools.partial(max, Refuses(ZeroDivisionError())))
+    for error in (TypeError("cannot pickle 'Refuses' object"), pickle.PicklingError("no")):
+        with pytest.raises(PicklingError, match=r"args\[0\] is a .*Refuses object"):
+            encoder.dumps((Refuses(error),))
+
+
+def test_too_deep_and_cyclic_objects(encoder):
+    cycle: list = []
+    cycle.append(cycle)
+    payload, _ = encoder.dumps(cycle)
+    back = pickle.loads(payload)
+    assert back[0] is back
+    cycle.append(LOCK)
+    with pytest.raises(PicklingError, match=r"args\[1\] is a _thread.lock"):
+        encoder.dumps(cycle)
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(PicklingError, match="recursion"):
+        encoder.dumps(deep)
+    while deep:
+        deep = deep[0]
+
+
+def test_diagnose_by_hand():
+    assert diagnose([1, LOCK], "data").startswith("data[1] is a _thread.lock object: cannot pickle")
+    assert re.fullmatch(r"data can be pickled \(\d+ bytes\)", diagnose([1], "data"))
+
+
+def test_results_are_refused_in_the_worker_with_a_path(pair):
+    with pytest.raises(RuntimeError, match=r"PicklingError.*result\[0\] is a _thread\.lock"):
+        pair.run(lambda: [threading.Lock()])
