@@ -15,8 +15,9 @@ import _thread
 import atexit
 import os
 import sys
-from time import monotonic, sleep
+from time import monotonic
 
+from bireme import _core
 from bireme.pool import Pool
 
 TYPE_CHECKING = False
@@ -215,10 +216,7 @@ def _stop_watcher() -> None:
         stop.release()
         ended.acquire()
         # It has done its last line; a fork is to find that the system has seen it go, too.
-        for _ in range(1000):
-            if not os.path.exists(f"/proc/self/task/{thread[0]}"):
-                break
-            sleep(10e-6)
+        _core.wait_for_thread_end(thread[0])
 
 
 def _disown() -> None:

@@ -4,15 +4,17 @@
 
 use crate::core::Core;
 use bireme_runtime::client::forking;
+use bireme_shm::os::thread::{self, Thread};
 use bireme_shm::park::Wish;
-use bireme_shm::prim::{self, AtomicBool, AtomicU32, Ordering};
+use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use pyo3::prelude::*;
 use std::sync::{Condvar, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a wait of the dispatcher lasts at most.
 const SLICE: Duration = Duration::from_millis(50);
+/// How long a fork waits for what the thread has begun to do.
+const SHORT_CALL: Duration = Duration::from_millis(200);
 /// How long the end of the interpreter waits for a callback that is running.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
@@ -27,7 +29,7 @@ pub(crate) struct Dispatcher {
     busy: AtomicBool,
     /// Calls whose end concerns someone who does not wait.
     pub(crate) watched: AtomicU32,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
 }
 
 impl Dispatcher {
@@ -43,7 +45,7 @@ impl Dispatcher {
             return;
         }
         let core = Weak::clone(core);
-        *thread = prim::spawn("bireme-dispatcher", move || run(&core)).ok();
+        *thread = thread::spawn("bireme-dispatcher", move || run(&core)).ok();
     }
 
     /// Whether the thread lives.
@@ -54,8 +56,8 @@ impl Dispatcher {
 
     /// Stop the thread, for good (`forever`) or until the next wake.
     ///
-    /// Waits for its end unless it is calling Python just then: that may be what waits for us.
-    /// At the end of the interpreter it waits for that, too, for some seconds.
+    /// Waits for its end. While it is calling Python, which may be what waits for us, that wait
+    /// is short; at the end of the interpreter, some seconds.
     /// Called with the interpreter's lock released.
     pub(crate) fn stop(&self, forever: bool) {
         self.stops.fetch_add(1, Ordering::SeqCst);
@@ -67,7 +69,11 @@ impl Dispatcher {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(thread) = thread {
-            let patience = if forever { LAST_CALL } else { Duration::ZERO };
+            let patience = match forever {
+                true => LAST_CALL,
+                false if thread.is_current() => Duration::ZERO,
+                false => SHORT_CALL,
+            };
             let began = Instant::now();
             while !thread.is_finished()
                 && (!self.busy.load(Ordering::SeqCst) || began.elapsed() < patience)
@@ -75,7 +81,7 @@ impl Dispatcher {
                 bireme_shm::os::process::pause(Duration::from_micros(50));
             }
             if thread.is_finished() {
-                let _ = thread.join();
+                thread.join();
             } else {
                 *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
             }

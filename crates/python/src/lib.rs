@@ -37,7 +37,8 @@ mod _core {
     use super::outcome::Outcome;
     #[pymodule_export]
     use super::template::{
-        Birth, TemplateHost, begin_fork, end_fork, end_templates, receive_birth, resume_after_forks,
+        Birth, TemplateHost, begin_fork, end_fork, end_templates, receive_birth,
+        resume_after_forks, wait_for_thread_end,
     };
     #[pymodule_export]
     use super::worker::{Worker, current_task, leave_after_task, stop_requested};

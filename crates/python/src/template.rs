@@ -60,6 +60,12 @@ pub(crate) fn end_templates(py: Python<'_>) {
     py.detach(launcher::end_all);
 }
 
+/// Wait until this process has no thread `id`, which is about to end.
+#[pyfunction]
+pub(crate) fn wait_for_thread_end(py: Python<'_>, id: i32) {
+    py.detach(|| bireme_shm::os::thread::wait_until_gone(id));
+}
+
 /// A fork of this process begins: no thread of ours starts until `end_fork`.
 #[pyfunction]
 pub(crate) fn begin_fork() {

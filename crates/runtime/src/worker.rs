@@ -9,13 +9,14 @@ use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
 use bireme_shm::fail::{self, Point};
 use bireme_shm::lease;
+use bireme_shm::os::thread::{self, Thread};
 use bireme_shm::os::{process, socket};
+use bireme_shm::park;
 use bireme_shm::prim::{AtomicU64, Ordering};
 use bireme_shm::queue::{self, SlotRef};
 use bireme_shm::segment::Segment;
 use bireme_shm::view::View;
 use bireme_shm::word::{State, Word};
-use bireme_shm::{park, prim};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -455,7 +456,7 @@ pub fn sleep(control: &Control, row: usize, timeout: Option<Duration>) {
 #[derive(Debug)]
 pub struct Watchdog {
     stop: Arc<OwnedFd>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Watchdog {
@@ -463,7 +464,7 @@ impl Watchdog {
     pub fn start(client: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
         let stop = Arc::new(process::event()?);
         let heard = Arc::clone(&stop);
-        let thread = prim::spawn("bireme-watchdog", move || {
+        let thread = thread::spawn("bireme-watchdog", move || {
             process::block_signals();
             loop {
                 match process::poll_or_hangup(&[heard.as_fd(), client.as_fd()], peer.as_fd()) {
@@ -498,7 +499,7 @@ impl Drop for Watchdog {
                 process::pause(Duration::from_micros(20));
             }
             if thread.is_finished() {
-                let _ = thread.join();
+                thread.join();
             }
         }
     }

@@ -8,13 +8,13 @@ use super::{Shared, Ticket};
 use bireme_sched::Event;
 use bireme_shm::lease;
 use bireme_shm::os::process;
+use bireme_shm::os::thread::{self, Thread};
 use bireme_shm::park;
-use bireme_shm::prim::{self, AtomicBool, AtomicU32, Ordering};
+use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use bireme_shm::queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// While anything is outstanding the supervisor looks around so often: a wake that
@@ -26,7 +26,7 @@ const TRIM_AFTER_NS: u64 = 5_000_000_000;
 /// The running thread, if there is one. Its mutex orders starts and stops.
 #[derive(Debug, Default)]
 pub(super) struct Handle {
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
     stop: Arc<AtomicBool>,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn ensure<T: Ticket>(shared: &Arc<Shared<T>>) -> io::Result<()> {
     }
     let (ours, stop) = (Arc::clone(shared), Arc::new(AtomicBool::new(false)));
     handle.stop = Arc::clone(&stop);
-    let started = prim::spawn("bireme-supervisor", move || {
+    let started = thread::spawn("bireme-supervisor", move || {
         ours.supervise(&stop);
     });
     handle.thread = Some(started.inspect_err(|_| shared.paused.store(true, Ordering::SeqCst))?);
@@ -83,7 +83,7 @@ pub(super) fn stop<T: Ticket>(shared: &Arc<Shared<T>>) {
     handle.stop.store(true, Ordering::SeqCst);
     process::ring(&shared.kick);
     if let Some(thread) = handle.thread.take() {
-        let _ = thread.join();
+        thread.join();
     }
 }
 

@@ -5,3 +5,4 @@ pub mod futex;
 pub mod memory;
 pub mod process;
 pub mod socket;
+pub mod thread;

@@ -35,21 +35,6 @@ pub fn spin_hint() {
     std::hint::spin_loop();
 }
 
-/// Start a named thread of ours.
-///
-/// # Errors
-/// What the system says when it has no thread to give.
-#[cfg(not(loom))]
-pub fn spawn<F>(name: &str, run: F) -> std::io::Result<std::thread::JoinHandle<()>>
-where
-    F: FnOnce() + Send + 'static,
-{
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(256 << 10)
-        .spawn(run)
-}
-
 /// Id of the calling thread.
 #[cfg(not(loom))]
 pub fn current_thread() -> std::thread::ThreadId {
