@@ -1,6 +1,6 @@
 """Every contender behind one interface, so that a workload is written once.
 
-A peer is opened with a number of workers, warmed with a trivial round, and closed by its context manager. Peers that
+A peer is opened with a number of workers, warmed with trivial rounds until every worker has answered, and closed by its context manager. Peers that
 lack an operation raise `NotImplementedError`; a workload lists only the contenders for which it makes sense.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +28,14 @@ def installed(contender: str) -> bool:
 
 
 def identity(value: Any) -> Any:
-    """Return the value: the trivial task that warms a pool."""
+    """Return the value."""
     return value
+
+
+def answer(value: Any) -> tuple[Any, tuple[int, int]]:
+    """Return the value, and which process and thread saw it: the task that warms a pool."""
+    time.sleep(0.002)  # long enough that one worker does not take what the others could
+    return value, (os.getpid(), threading.get_ident())
 
 
 def pool_chunk(items: int, workers: int) -> int:
@@ -186,7 +195,7 @@ def opened(contender: str, workers: int = 2, *, warm: bool = True, **options: An
     workers : int
         How many processes or threads.
     warm : bool
-        Run a trivial round first, so that every worker is up.
+        Run trivial rounds first, until every worker has answered.
     **options
         Passed to the pool's constructor (``initializer=``, ``maxtasksperchild=``).
 
@@ -198,10 +207,20 @@ def opened(contender: str, workers: int = 2, *, warm: bool = True, **options: An
     face, _, method = contender.partition("-")
     with OPENERS[face](workers, method, options) as peer:
         if warm:
-            ready = peer.map(identity, range(8 * workers), 1)
-            if ready != list(range(8 * workers)):
-                raise AssertionError(f"{label(contender)} returned {ready} in its warm-up round")
+            _wait_for_all(peer, 1 if face == "loop" else workers, label(contender))
         yield peer
+
+
+def _wait_for_all(peer: Peer, workers: int, name: str) -> None:
+    answered: set[tuple[int, int]] = set()
+    for _ in range(50):
+        items = range(8 * workers)
+        ready = peer.map(answer, items, 1)
+        if [item for item, _ in ready] != list(items):
+            raise AssertionError(f"{name} returned {ready} in its warm-up round")
+        answered.update(who for _, who in ready)
+        if len(answered) >= workers:
+            return
 
 
 @contextmanager

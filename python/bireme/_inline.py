@@ -10,7 +10,6 @@ nanoseconds each is noticed within an eighth of all items, and within `_MOST_ITE
 from __future__ import annotations
 
 from itertools import islice
-from operator import length_hint
 from resource import RUSAGE_THREAD, getrusage
 from time import monotonic, perf_counter, thread_time
 
@@ -105,17 +104,20 @@ class Inline:
                 break
             end += taken
             items = iter(part)
-            while True:
-                try:  # faster than `map`, which enters the interpreter anew for each item
+            while (
+                True
+            ):  # a loop is faster here than `map`, and than a comprehension whose list is added
+                try:
                     if star:
-                        results += [fn(*item) for item in items]
+                        for item in items:
+                            results.append(fn(*item))
                     else:
-                        results += [fn(item) for item in items]
-                except Exception as error:
-                    self.fail(error)  # so nobody will see the results
-                    results += [None] * (end - length_hint(items) - len(results))
-                else:
+                        for item in items:
+                            results.append(fn(item))
                     break
+                except Exception as error:
+                    self.fail(error)
+                    results.append(None)  # nobody will see the results
             if shown is not None:
                 shown.update(taken)
             if end == total:

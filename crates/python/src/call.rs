@@ -173,6 +173,9 @@ impl Call {
     fn add(&self, part: Part) -> bool {
         let mut parts = self.parts();
         parts.missing = parts.missing.saturating_sub(part.last - part.first);
+        if self.single {
+            parts.arrived.reserve_exact(1); // nothing else will arrive, and there may be many such calls
+        }
         parts.arrived.push(part);
         let complete = parts.missing == 0;
         drop(parts);

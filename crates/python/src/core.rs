@@ -162,23 +162,42 @@ impl Core {
         if !self.inner.has_news() {
             return Ok(());
         }
-        // A thread may come here again from a stream's own `write`.
-        let me = bireme_shm::prim::current_thread();
-        let mut draining = self.draining();
-        match &mut draining.by {
-            Some((thread, _)) if *thread != me => {
-                drop(draining);
-                py.detach(|| self.wait_drained());
-                return Ok(());
-            }
-            Some((_, depth)) => *depth += 1,
-            nobody @ None => *nobody = Some((me, 1)),
+        if !self.begin_drain() {
+            py.detach(|| self.wait_drained());
+            return Ok(());
         }
-        drop(draining);
         let (mut completions, mut events) = (Vec::new(), Vec::new());
         self.inner.drain(&mut completions, &mut events);
         let delivered = self.deliver(py, events);
         self.take(completions);
+        self.end_drain();
+        delivered
+    }
+
+    /// Collect what has ended, if that takes no waiting and calls nobody: on the way of a submission.
+    fn drain_quietly(&self) {
+        if self.inner.has_news() && self.begin_drain() {
+            let mut completions = Vec::new();
+            self.inner.drain_quietly(&mut completions);
+            self.take(completions);
+            self.end_drain();
+        }
+    }
+
+    /// Become the one who drains; `false` if another thread is.
+    fn begin_drain(&self) -> bool {
+        // A thread may come here again from a stream's own `write`.
+        let me = bireme_shm::prim::current_thread();
+        let mut draining = self.draining();
+        match &mut draining.by {
+            Some((thread, _)) if *thread != me => return false,
+            Some((_, depth)) => *depth += 1,
+            nobody @ None => *nobody = Some((me, 1)),
+        }
+        true
+    }
+
+    fn end_drain(&self) {
         let mut draining = self.draining();
         draining.by = draining
             .by
@@ -187,7 +206,6 @@ impl Core {
         if draining.by.is_none() && draining.waiting > 0 {
             self.drained.notify_all();
         }
-        delivered
     }
 
     fn wait_drained(&self) {
@@ -470,7 +488,7 @@ impl Core {
         Ok((kind, payload, shared))
     }
 
-    /// Hand a task over; waits (and drains) while too many are pending.
+    /// Hand a task over; drains now and then, and waits while too many are pending.
     pub(crate) fn submit(&self, py: Python<'_>, call: &Arc<Call>, task: Task) -> PyResult<()> {
         let (mut ticket, mut task) = (
             Ticket {
@@ -481,7 +499,11 @@ impl Core {
         loop {
             let error;
             (error, ticket, task) = match self.inner.submit(ticket, task) {
-                Ok(()) => return Ok(()),
+                Ok(false) => return Ok(()),
+                Ok(true) => {
+                    self.drain_quietly();
+                    return Ok(());
+                }
                 Err(back) => back,
             };
             match error {

@@ -6,6 +6,7 @@
 //! * [`codec`] and [`block`]: values as bytes, memory as buffers.
 #![allow(unsafe_code)] // `block`, `codec`, `worker`: each block says why it is sound
 
+mod arguments;
 mod block;
 mod call;
 mod calls;

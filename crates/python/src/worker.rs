@@ -1,25 +1,22 @@
 //! The worker's loop: claim, decode, call, encode, publish.
 
+use crate::arguments::{Claimed, nowhere};
 use crate::block::Hold;
 use crate::calls::{end_if_exit, invoke, leave_child, map_items};
 use crate::codec::{self, Arrived, Encoded, flag, form, mode};
-use crate::items::{Items, Source, Watch};
+use crate::items::{Items, Watch};
 use crate::returned::{Run, encode_error, encode_run, raised_bytes};
 use crate::shared;
 use bireme_runtime::message::Message;
 use bireme_runtime::worker::{self as kernel, Finished, Next, ResultPlace, TRIM_AFTER, Watchdog};
-use bireme_shm::control::{Control, INLINE_BYTES, Location};
-use bireme_shm::lease::Lease;
+use bireme_shm::control::{Control, INLINE_BYTES};
 use bireme_shm::os::memory::{Mapping, Sharing};
 use bireme_shm::os::process;
 use bireme_shm::prim::{AtomicBool, AtomicU64, Ordering};
 use bireme_shm::queue::SlotRef;
-use bireme_shm::segment::Segment;
 use bireme_shm::view::View;
 use bireme_shm::word::Word;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -65,13 +62,13 @@ pub(crate) fn current_task() -> Option<(u64, u64, u32)> {
     ))
 }
 
-struct State {
-    kernel: kernel::Worker,
-    functions: HashMap<u64, Py<PyAny>>,
+pub(crate) struct State {
+    pub(crate) kernel: kernel::Worker,
+    pub(crate) functions: HashMap<u64, Py<PyAny>>,
     watchdog: Option<Watchdog>,
     /// The lent arguments of the task that runs: its block is the client's until the task is `Done`.
     /// Released earlier, it would be given to others while a retry, after our death, still reads it.
-    lent: Option<Hold>,
+    pub(crate) lent: Option<Hold>,
 }
 
 /// A worker process.
@@ -87,8 +84,8 @@ pub(crate) struct Worker {
 
 /// The Python side of the loop, looked up once.
 pub(crate) struct Hooks<'py> {
-    load_function: Bound<'py, PyAny>,
-    loads: Bound<'py, PyAny>,
+    pub(crate) load_function: Bound<'py, PyAny>,
+    pub(crate) loads: Bound<'py, PyAny>,
     pub(crate) dumps_result: Bound<'py, PyAny>,
     pub(crate) encode_exception: Bound<'py, PyAny>,
     seed_item: Bound<'py, PyAny>,
@@ -97,51 +94,43 @@ pub(crate) struct Hooks<'py> {
     pub(crate) map: Bound<'py, PyAny>,
 }
 
-/// Where bytes in shared memory lie, with what keeps them mapped.
-type Place = (Arc<Segment>, Location);
-
 impl Worker {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Run one task.
     fn execute(&self, py: Python<'_>, hooks: &Hooks<'_>, slot: SlotRef) -> PyResult<()> {
-        let begun = self.state().kernel.begin(slot);
-        if !begun {
-            return Ok(());
-        }
+        let task = {
+            let state = self.state();
+            if !state.kernel.begin(slot) {
+                return Ok(());
+            }
+            Claimed::read(&state.kernel, slot)
+        };
         CURRENT.store(
             u64::from(slot.generation) << 32 | u64::from(slot.index + 1),
             Ordering::Release,
         );
         let started = process::now_ns();
-        let (kind, single) = {
-            let state = self.state();
-            let kind = state.kernel.slot(slot).kind.load(Ordering::Relaxed); // RELAXED: the word was acquired
-            (
-                kind,
-                matches!(kind & 0xff, mode::CALL | mode::CALL_WITH_KEYWORDS),
-            )
-        };
-        let run = self.run_items(py, hooks, slot, kind, started);
+        let run = self.run_items(py, hooks, &task, started);
         let upto;
         let encoded = match run {
             Ok(run) => {
                 upto = run.upto;
-                encode_run(py, hooks, run, single)
+                encode_run(py, hooks, run, task.is_call())
             }
             Err(error) => {
                 CURRENT.store(0, Ordering::Release); // as below
                 // The payload or the function could not be read: every item ends so.
-                upto = self.state().kernel.slot(slot).last.load(Ordering::Relaxed); // RELAXED: ours
+                upto = task.last;
                 let raised = encode_error(hooks, error)?;
-                if single {
+                if task.is_call() {
                     Ok((form::RAISED, raised))
                 } else {
-                    let count = upto - self.state().kernel.slot(slot).first.load(Ordering::Relaxed); // RELAXED: ours
-                    let failed = (0..count as usize).collect();
-                    let values = vec![raised_bytes(py, &raised).into_any(); count as usize];
+                    let count = (upto - task.first) as usize;
+                    let failed = (0..count).collect();
+                    let values = vec![raised_bytes(py, &raised).into_any(); count];
                     encode_run(
                         py,
                         hooks,
@@ -169,29 +158,20 @@ impl Worker {
         &self,
         py: Python<'py>,
         hooks: &Hooks<'py>,
-        slot: SlotRef,
-        kind: u32,
+        task: &Claimed,
         started_ns: u64,
     ) -> PyResult<Run<'py>> {
-        let function = self.function(py, hooks, slot)?;
-        let (first, last, base, seed, watch) = {
-            let state = self.state();
-            let fields = state.kernel.slot(slot);
-            // RELAXED, all: the word was acquired.
-            let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
-            let watch = Watch {
-                control: state.kernel.control(),
-                slot,
-                started_ns,
-                guided: kind & flag::GUIDED != 0,
-            };
-            let (first, last) = (load(&fields.first), load(&fields.last));
-            (first, last, load(&fields.base), load(&fields.seed), watch)
+        let function = self.function(py, hooks, task.slot)?;
+        let watch = Watch {
+            control: self.state().kernel.control(),
+            slot: task.slot,
+            started_ns,
+            guided: task.kind & flag::GUIDED != 0,
         };
-        let what = kind & 0xff;
-        let seeded = kind & flag::SEEDED != 0;
-        if what == mode::MAP && last - first > 1 && !seeded {
-            let source = self.source(py, hooks, slot, kind, first, last)?;
+        let (first, last) = (task.first, task.last);
+        let seeded = task.kind & flag::SEEDED != 0;
+        if task.mode() == mode::MAP && last - first > 1 && !seeded {
+            let source = self.source(py, hooks, task)?;
             return map_items(
                 hooks,
                 &function,
@@ -199,28 +179,21 @@ impl Worker {
                 first,
             );
         }
-        let items = self.items(py, hooks, slot, kind, first, last)?;
+        let items = self.items(py, hooks, task)?;
         let mut run = Run {
             values: Vec::with_capacity(items.len()),
             failed: Vec::new(),
             upto: last,
         };
-        let timed = self
-            .state()
-            .kernel
-            .slot(slot)
-            .timeout_ns
-            .load(Ordering::Relaxed)
-            != 0; // RELAXED: ours
         let many = items.len() > 1;
         for (index, item) in (first..).zip(items) {
-            if many || timed {
+            if many || task.timed {
                 watch.progress(index);
             }
             if seeded {
-                hooks.seed_item.call1((seed, base + index))?;
+                hooks.seed_item.call1((task.seed, task.base + index))?;
             }
-            let mut outcome = invoke(&function, what, &item);
+            let mut outcome = invoke(&function, task.mode(), &item);
             if forked() {
                 outcome = leave_child(hooks, outcome);
             }
@@ -243,146 +216,6 @@ impl Worker {
             }
         }
         Ok(run)
-    }
-
-    /// The items of a chunk for a loop in C.
-    fn source(
-        &self,
-        py: Python<'_>,
-        hooks: &Hooks<'_>,
-        slot: SlotRef,
-        kind: u32,
-        first: u64,
-        last: u64,
-    ) -> PyResult<Source> {
-        if kind >> 8 & 0xff == form::RANGE {
-            let (bytes, _) = self.bytes(slot)?;
-            let (start, step) = codec::unpack_range(bytes.as_slice())?;
-            return Ok(Source::Range { start, step });
-        }
-        let items = self.items(py, hooks, slot, kind, first, last)?;
-        let objects: Vec<Py<PyAny>> = items.into_iter().map(Bound::unbind).collect();
-        Ok(Source::Objects(objects.into_iter()))
-    }
-
-    /// The items of a task; of a single call one, which holds its arguments.
-    fn items<'py>(
-        &self,
-        py: Python<'py>,
-        hooks: &Hooks<'py>,
-        slot: SlotRef,
-        kind: u32,
-        first: u64,
-        last: u64,
-    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let shape = kind >> 8 & 0xff;
-        match kind & 0xff {
-            mode::CALL if shape == form::EMPTY => Ok(vec![PyTuple::empty(py).into_any()]),
-            mode::CALL | mode::CALL_WITH_KEYWORDS => Ok(vec![self.payload(py, hooks, slot, kind)?]),
-            _ if matches!(shape, form::INTS | form::FLOATS | form::RANGE) => {
-                let (bytes, _) = self.bytes(slot)?;
-                codec::unpack_items(py, shape, bytes.as_slice(), first, last)
-            }
-            _ => {
-                let all = self.payload(py, hooks, slot, kind)?;
-                match all.cast::<PyList>() {
-                    Ok(list) => Ok(list
-                        .get_slice(first as usize, last as usize)
-                        .iter()
-                        .collect()),
-                    Err(_) => (first..last).map(|index| all.get_item(index)).collect(),
-                }
-            }
-        }
-    }
-
-    fn function<'py>(
-        &self,
-        py: Python<'py>,
-        hooks: &Hooks<'py>,
-        slot: SlotRef,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (id, location) = {
-            let state = self.state();
-            let fields = state.kernel.slot(slot);
-            let id = fields.function.load(Ordering::Relaxed); // RELAXED: the word was acquired
-            if let Some(function) = state.functions.get(&id) {
-                return Ok(function.bind(py).clone());
-            }
-            (id, fields.function_at.load())
-        };
-        let segment = self.state().kernel.segment(location.segment)?;
-        let whole =
-            location.offset == bireme_shm::segment::HEADER_BYTES && location.segment >= 0xf000_0000;
-        let mapping;
-        let (start, hold): (*mut u8, Option<Hold>) = if whole {
-            mapping = Arc::new(segment.private_view(location.offset, location.len)?);
-            (mapping.base(), Some(mapping))
-        } else {
-            (
-                segment
-                    .block(location.offset, location.len)
-                    .ok_or_else(|| {
-                        PyRuntimeError::new_err("a function lies outside of its segment")
-                    })?,
-                None,
-            )
-        };
-        // SAFETY: inside the segment, which `segment` or `hold` keeps; the client wrote it before
-        // the task was published and frees it only after the task has ended.
-        let bytes = unsafe { std::slice::from_raw_parts(start, location.len as usize) };
-        let (payload, buffers) =
-            codec::open(py, form::PARCEL, &Arrived { bytes, hold }, &mut nowhere)?;
-        let function = hooks.load_function.call1((payload, buffers))?;
-        self.state().functions.insert(id, function.clone().unbind());
-        Ok(function)
-    }
-
-    /// The bytes of the payload: copied from the slot, or in place with what keeps them.
-    fn bytes(&self, slot: SlotRef) -> PyResult<(PayloadBytes, Option<Place>)> {
-        let mut state = self.state();
-        let location = state.kernel.slot(slot).args_at.load();
-        if location.segment == 0 {
-            let (bytes, len) = state.kernel.slot(slot).read_inline_args(location.len);
-            return Ok((PayloadBytes::Inline(bytes, len), None));
-        }
-        let segment = state.kernel.segment(location.segment)?;
-        let start = segment
-            .block(location.offset, location.len)
-            .ok_or_else(|| PyRuntimeError::new_err("a payload lies outside of its segment"))?;
-        Ok((
-            PayloadBytes::Shared(start, location.len as usize),
-            Some((segment, location)),
-        ))
-    }
-
-    fn payload<'py>(
-        &self,
-        py: Python<'py>,
-        hooks: &Hooks<'py>,
-        slot: SlotRef,
-        kind: u32,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (bytes, place) = self.bytes(slot)?;
-        let hold = place
-            .filter(|_| kind & flag::LENT != 0)
-            .map(|(segment, location)| -> Hold { Arc::new(Lease::new(segment, location.ticket)) });
-        self.state().lent.clone_from(&hold);
-        let mut resolve = |segment: u32, offset: u64, len: u64| -> PyResult<(*mut u8, Hold)> {
-            let segment = self.state().kernel.segment(segment)?;
-            let view: Mapping = segment.private_view(offset, len)?;
-            Ok((view.base(), Arc::new(view)))
-        };
-        let arrived = Arrived {
-            bytes: bytes.as_slice(),
-            hold,
-        };
-        let (pickled, buffers) = codec::open(py, kind >> 8 & 0xff, &arrived, &mut resolve)?;
-        if kind & flag::BY_VALUE != 0 {
-            hooks.loads.call1((pickled, buffers))
-        } else {
-            codec::loads(&pickled, buffers)
-        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the end of one task")]
@@ -450,28 +283,6 @@ impl Worker {
 /// Whether this process is a forked child of a worker, made by a task.
 pub(crate) fn forked() -> bool {
     FORKED.load(Ordering::Relaxed) // RELAXED: set by this thread
-}
-
-enum PayloadBytes {
-    Inline([u8; INLINE_BYTES], usize),
-    Shared(*const u8, usize),
-}
-
-impl PayloadBytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Inline(bytes, len) => &bytes[..*len],
-            // SAFETY: inside a mapped segment that the worker keeps; the client wrote it before the
-            // task was published and frees it only after the task has ended or the hold is gone.
-            Self::Shared(start, len) => unsafe { std::slice::from_raw_parts(*start, *len) },
-        }
-    }
-}
-
-fn nowhere(_: u32, _: u64, _: u64) -> PyResult<(*mut u8, Hold)> {
-    Err(PyRuntimeError::new_err(
-        "a function names a foreign segment",
-    ))
 }
 
 #[pymethods]

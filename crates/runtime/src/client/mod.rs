@@ -7,11 +7,13 @@
 mod crew;
 mod deadline;
 mod deaths;
+mod events;
 mod served;
 mod state;
 mod supervisor;
 
-pub use state::{Event, Statistics};
+pub use events::Event;
+pub use state::Statistics;
 pub use supervisor::{fork_begins, fork_is_over, forking};
 
 use crate::birth::Birth;
@@ -33,7 +35,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Task slots of a pool: what workers can take without the client's help.
-const SLOTS: usize = 8192;
+const SLOTS: usize = 2048;
+/// After so many submissions a submitter takes in what has ended meanwhile, while caches have it.
+const DRAIN_EVERY: u32 = 256;
 /// Looks at the shared words before a waiter gives the core up: about 20 µs.
 const SPIN_ROUNDS: u32 = 2_000;
 /// Looks at a new task, a pause apart, before another worker is woken for it: about a microsecond.
@@ -200,13 +204,14 @@ impl<T: Ticket> Client<T> {
         supervisor::stop(&self.shared);
     }
 
-    /// Queue a task. On `Full` the task comes back in `task`.
+    /// Queue a task. `true` when it is time for [`drain_quietly`](Self::drain_quietly): many were queued since
+    /// the last drain, and what has ended fills slots and memory. On an error the task comes back.
     #[expect(
         clippy::result_large_err,
         reason = "the refused task goes back to its submitter"
     )]
-    pub fn submit(&self, ticket: T, task: Task) -> Result<(), (SubmitError, T, Task)> {
-        let (first, slot) = {
+    pub fn submit(&self, ticket: T, task: Task) -> Result<bool, (SubmitError, T, Task)> {
+        let (first, slot, many) = {
             let mut state = self.state();
             if let Some(broken) = &state.broken {
                 return Err((SubmitError::Broken(Arc::clone(broken)), ticket, task));
@@ -222,7 +227,9 @@ impl<T: Ticket> Client<T> {
                 state.statistics.bytes_sent += bytes.len() as u64;
             }
             let slot = self.shared.enqueue(&mut state, ticket, task);
-            (state.outstanding == 1, slot)
+            state.undrained += 1;
+            let many = state.undrained >= DRAIN_EVERY;
+            (state.outstanding == 1, slot, many)
         };
         if !slot.is_some_and(|slot| self.shared.is_claimed_soon(slot)) {
             park::wake_one(&*self.shared.control);
@@ -230,7 +237,7 @@ impl<T: Ticket> Client<T> {
         if first && self.shared.deep.swap(false, Ordering::SeqCst) {
             process::ring(&self.shared.kick);
         }
-        Ok(())
+        Ok(many)
     }
 
     /// Queue a task again that had ended, as its submitter decided (`retry_on`).
@@ -249,13 +256,25 @@ impl<T: Ticket> Client<T> {
             return;
         }
         let mut state = self.state();
+        state.undrained = 0;
         self.shared.collect(&mut state);
         completions.append(&mut state.ready);
-        let held_up = state.take_events(events);
+        let held_up = state.events.take(events);
         self.shared.news.store(false, Ordering::Release);
         drop(state);
         if held_up {
             process::ring(&self.shared.kick);
+        }
+    }
+
+    /// Collect what has ended, unless something was printed or logged, which must be delivered first.
+    pub fn drain_quietly(&self, completions: &mut Vec<Completion<T>>) {
+        let mut state = self.state();
+        state.undrained = 0;
+        self.shared.collect(&mut state);
+        if state.events.is_empty() {
+            completions.append(&mut state.ready);
+            self.shared.news.store(false, Ordering::Release);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the client knows, and the moves between its tables and the slots.
 
+use super::events::Events;
 use super::{Shared, Ticket};
 use crate::lines::Lines;
 use crate::message::{Ended, Message};
@@ -19,27 +20,6 @@ use bireme_shm::word::{State as SlotState, Word};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak, mpsc};
-
-/// What workers have printed and logged waits to be delivered, up to so many bytes; then they wait.
-const MOST_EVENT_BYTES: usize = 16 << 20;
-/// What a pipe can hold, unless its owner is privileged.
-const PIPE_BYTES: usize = 1 << 20;
-/// Messages that are read from one worker at a time, more than a socket holds: its task may log for ever.
-const MOST_MESSAGES: usize = 1024;
-
-/// Something that a worker printed or logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Whole lines (or a last, unfinished one) of standard output (1) or error (2).
-    Output {
-        /// 1 or 2.
-        stream: u8,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-    /// An encoded log record.
-    Log(Vec<u8>),
-}
 
 /// Figures of a pool since its start.
 #[derive(Clone, Debug, Default)]
@@ -135,9 +115,9 @@ pub(super) struct State<T> {
     pub(super) inflight: Vec<Option<Inflight<T>>>,
     pub(super) backlog: VecDeque<(T, Task)>,
     pub(super) ready: Vec<Completion<T>>,
-    events: VecDeque<Event>,
-    /// Bytes in `events`.
-    events_bytes: usize,
+    /// Tasks submitted since the last drain.
+    pub(super) undrained: u32,
+    pub(super) events: Events,
     pub(super) arena: Arena<Share>,
     pub(super) segments: HashMap<u32, Arc<Segment>>,
     pub(super) wholes: HashMap<u32, Weak<Segment>>,
@@ -175,8 +155,8 @@ impl<T> State<T> {
             inflight: (0..slots).map(|_| None).collect(),
             backlog: VecDeque::new(),
             ready: Vec::new(),
-            events: VecDeque::new(),
-            events_bytes: 0,
+            undrained: 0,
+            events: Events::default(),
             arena,
             segments: HashMap::new(),
             wholes: HashMap::new(),
@@ -203,23 +183,6 @@ impl<T> State<T> {
             last_use_ns: 0,
             oom_kills: crate::limits::oom_kills(),
         }
-    }
-
-    /// Take what workers printed and logged; whether they had to wait with more.
-    pub(super) fn take_events(&mut self, into: &mut Vec<Event>) -> bool {
-        into.extend(self.events.drain(..));
-        std::mem::take(&mut self.events_bytes) > MOST_EVENT_BYTES
-    }
-
-    /// Whether so much waits to be delivered that workers are not listened to.
-    pub(super) fn is_full_of_events(&self) -> bool {
-        self.events_bytes > MOST_EVENT_BYTES
-    }
-
-    fn add_event(&mut self, event: Event) {
-        let (Event::Output { bytes, .. } | Event::Log(bytes)) = &event;
-        self.events_bytes += bytes.len();
-        self.events.push_back(event);
     }
 
     /// Ids of shared segments: above all ids of workers' segments.
@@ -525,95 +488,6 @@ impl<T: Ticket> Shared<T> {
 
     pub(super) fn state_has_news(&self) -> bool {
         self.news.load(Ordering::Acquire)
-    }
-
-    /// Read what a worker has to say.
-    pub(super) fn hear_worker(&self, state: &mut State<T>, row: u32) {
-        let mut buffer = vec![0; crate::message::MAX_BYTES];
-        for _ in 0..MOST_MESSAGES {
-            let Some(worker) = state.workers.get_mut(row as usize).and_then(Option::as_mut) else {
-                return;
-            };
-            let (len, mut fds) = match socket::receive(&worker.socket, &mut buffer, false) {
-                Ok((len, fds)) if len > 0 => (len, fds),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                _ => {
-                    worker.deaf_since_ns.get_or_insert_with(process::now_ns);
-                    return; // its end is told by its pidfd
-                }
-            };
-            match Message::decode(&buffer[..len]) {
-                Some(Message::Ready) => {
-                    let now_ns = process::now_ns();
-                    worker.ready_ns = Some(now_ns);
-                    state.statistics.last_birth_ns = now_ns - worker.ordered_ns;
-                    self.act(state, bireme_sched::Event::Ready { row });
-                }
-                Some(Message::Segment(id)) => {
-                    let attached = match fds.pop() {
-                        Some(fd) => Segment::attach(id, fd),
-                        None => Err(socket::descriptor_dropped()),
-                    };
-                    match attached {
-                        Ok(segment) => drop(state.segments.insert(id, Arc::new(segment))),
-                        Err(error) => {
-                            state.refusal = error.to_string();
-                            self.retire(state, row); // its successor has other segments
-                        }
-                    }
-                }
-                Some(Message::InitializerFailed(why)) => {
-                    worker.initializer_failed = true; // the crew is told when the process is gone
-                    state.initializer_error = Some(why);
-                }
-                Some(Message::Log(record)) => {
-                    state.add_event(Event::Log(record));
-                    self.news.store(true, Ordering::Release);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Give an unfinished line away: its task, or its worker, has ended.
-    pub(super) fn flush_output(&self, state: &mut State<T>, row: u32) {
-        let Some(worker) = state.workers.get_mut(row as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        let rests = worker.streams.each_mut().map(|(_, lines)| lines.flush());
-        for (stream, rest) in (1..).zip(rests) {
-            if let Some(bytes) = rest {
-                state.add_event(Event::Output { stream, bytes });
-                self.news.store(true, Ordering::Release);
-            }
-        }
-    }
-
-    /// Read what a worker printed, up to what a pipe can hold: its task may print on for ever.
-    pub(super) fn hear_output(&self, state: &mut State<T>, row: u32) {
-        let mut buffer = vec![0; 64 << 10];
-        for index in 0..2 {
-            let stream = index as u8 + 1;
-            let mut left = PIPE_BYTES;
-            while left > 0 {
-                let worker = state.workers.get_mut(row as usize).and_then(Option::as_mut);
-                let Some((fd, lines)) = worker.map(|worker| &mut worker.streams[index]) else {
-                    return;
-                };
-                let Some(open) = fd else { break };
-                match process::read(&**open, &mut buffer) {
-                    Ok(0) => *fd = None,
-                    Ok(len) => {
-                        left = left.saturating_sub(len);
-                        if let Some(bytes) = lines.push(&buffer[..len]) {
-                            state.add_event(Event::Output { stream, bytes });
-                            self.news.store(true, Ordering::Release);
-                        }
-                    }
-                    Err(_) => break, // nothing waits
-                }
-            }
-        }
     }
 
     fn end_children(state: &State<T>, row: u32) {

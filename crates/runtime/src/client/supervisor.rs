@@ -220,7 +220,7 @@ impl<T: Ticket> Shared<T> {
                 .iter()
                 .map(|fd| (Arc::clone(fd), Source::Template)),
         );
-        let listens = !state.is_full_of_events();
+        let listens = !state.events.are_many();
         for (row, worker) in (0..).zip(&state.workers) {
             let Some(worker) = worker.as_ref().filter(|worker| worker.pid != 0) else {
                 continue;
