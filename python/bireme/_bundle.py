@@ -258,9 +258,11 @@ class Sender:
         preamble = plain_dumps((not self.rules.returning, units, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
         bundle = Bundle(_prefix(digest(preamble + stamps), preamble, buffers), buffers, carries)
-        if len(self._written) >= _WRITTEN_MAX:
-            del self._written[next(iter(self._written))]
-        self._written[carries] = (state, bundle)
+        self._written.pop(carries, None)
+        if not buffers:  # it would keep them when their owner has dropped them
+            if len(self._written) >= _WRITTEN_MAX:
+                del self._written[next(iter(self._written))]
+            self._written[carries] = (state, bundle)
         return bundle
 
     def _joint(self, group: list[_Name]) -> Stream:

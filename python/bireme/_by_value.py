@@ -134,24 +134,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """
 
     def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
-        pickle.Pickler.__init__(self, file, 5, buffer_callback=self._take_buffer)
+        self.buffers: list[pickle.PickleBuffer] = []
+        # Not a method of ours: the pickler, and what it has seen, would be garbage for a collection to find.
+        callback = functools.partial(_take_buffer, self.buffers)
+        pickle.Pickler.__init__(self, file, 5, buffer_callback=callback)
         self.rules = rules
         self.roots = frozenset(map(id, roots))
-        self.buffers: list[pickle.PickleBuffer] = []
         self.needs = Needs()
         self._refs: dict[int, tuple[Any, _Ref]] = {}
         self.cells: dict[int, types.CellType] = {}
-
-    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
-        """Keep a large contiguous buffer; True leaves it inside of the stream."""
-        try:
-            with buffer.raw() as view:
-                inside = view.nbytes < LARGE_BYTES
-        except BufferError:
-            return True
-        if not inside:
-            self.buffers.append(buffer)
-        return inside
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what needs to know the rules; the dispatch table has the rest."""
@@ -308,6 +299,18 @@ def dump(value: Any, rules: Rules, roots: tuple[Any, ...] = (), list_parts: bool
             memo = cast("dict[int, tuple[int, Any]]", pickler.memo.copy())
             parts.update((id(obj), obj) for _, obj in memo.values() if not is_immutable(obj))
         return Stream(file.getvalue(), pickler.buffers, pickler.needs, parts)
+
+
+def _take_buffer(buffers: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
+    """Keep a large contiguous buffer; True leaves it inside of the stream."""
+    try:
+        with buffer.raw() as view:
+            inside = view.nbytes < LARGE_BYTES
+    except BufferError:
+        return True
+    if not inside:
+        buffers.append(buffer)
+    return inside
 
 
 def large(value: Any) -> Any:

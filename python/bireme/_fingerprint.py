@@ -80,6 +80,13 @@ class _Absent:
 
 ABSENT: Final = _Absent()
 
+
+class _Weakly(weakref.ref[Any]):
+    """A weak reference of ours: a value that is seen may be one, too."""
+
+    __slots__ = ()
+
+
 _epoch = 0
 _stamps: dict[int, tuple[Any, int]] = {}
 
@@ -141,9 +148,10 @@ class Watch:
         self._epoch = _epoch
         self._follow = follow
         self._rules = rules
-        self._functions: list[tuple[types.FunctionType, Any, Any]] = []
+        # Held weakly: a watch must not keep what its owner has dropped.
+        self._functions: list[tuple[weakref.ref[types.FunctionType], Any, Any]] = []
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
-        self._cells: list[tuple[types.CellType, Any]] = []
+        self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
         self._seen: dict[int, Any] = {}
         self._visit(root)
         self._seen = {}
@@ -152,15 +160,21 @@ class Watch:
         """Say whether nothing that was seen has been replaced."""
         if self._epoch != _epoch:
             return False
-        for fn, code, defaults in self._functions:
-            if fn.__code__ is not code or fn.__defaults__ is not defaults:
+        for held, code, defaults in self._functions:
+            fn = held()
+            if fn is not None and (fn.__code__ is not code or fn.__defaults__ is not defaults):
                 return False
         for mapping, name, value in self._items:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
                 return False
-        for cell, value in self._cells:
-            now = contents(cell)
+        for held, index, value in self._cells:
+            fn = held()
+            if fn is None:
+                continue
+            now = contents(fn.__closure__[index])  # type: ignore[index]
+            if type(value) is _Weakly:
+                value = value()
             if now is not value and not _equal(now, value):
                 return False
         return True
@@ -188,14 +202,17 @@ class Watch:
             self.mutable = True
 
     def _visit_function(self, fn: types.FunctionType, special: bool = False) -> None:
-        self._functions.append((fn, fn.__code__, fn.__defaults__))
+        held = weakref.ref(fn)
+        self._functions.append((held, fn.__code__, fn.__defaults__))
         self._visit(fn.__defaults__)
         for mapping in (fn.__kwdefaults__ or {}, fn.__dict__):
             for name, value in mapping.items():
                 self._item(mapping, name, value)
-        for cell in fn.__closure__ or ():
+        for index, cell in enumerate(fn.__closure__ or ()):
             value = contents(cell)
-            self._cells.append((cell, value))
+            # It may be the function itself.
+            kept = _Weakly(value) if type(value) is types.FunctionType else value
+            self._cells.append((held, index, kept))
             # What the standard library's decorators keep in special methods (a
             # dataclass's `__repr__` has a set) is scratch space, not input.
             if value is not ABSENT and not special:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import time
+import weakref
+from pathlib import Path
 
 import pytest
 
 import bireme
 from tests.integration import tasks
-from tests.support.waiting import GENEROUS
+from tests.support.waiting import GENEROUS, poll
 
 START_METHODS = ("template", "fork")  # all four with --every-start-method
 
@@ -220,3 +224,93 @@ def test_slices_of_an_array_as_items(shared_pool):
     results = shared_pool.map(tasks.identity, vector)
     assert results == list(vector)
     assert {type(x) for x in results} == {type(vector[0])}
+
+
+# Functions ---------------------------------------------------------------------------------
+
+
+def _closure():
+    array = numpy.full(2**18, 3.0)
+    return (lambda index: array[index]), weakref.ref(array)
+
+
+def _recursive():
+    array = numpy.full(2**18, 3.0)
+
+    def add_up(index):
+        return array[index] + (add_up(index - 1) if index else 0)
+
+    return add_up, weakref.ref(array)
+
+
+def _partial():
+    array = numpy.full(2**18, 3.0)
+    return functools.partial(numpy.take, array), weakref.ref(array)
+
+
+def _large_mappings(pool) -> int:
+    """Count mappings of shared memory of 2 MB and more in the workers."""
+    count = 0
+    for pid in pool._client.worker_pids():
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            count += "bireme-arena" in line and end - begin >= 2**21
+    return count
+
+
+@pytest.mark.parametrize("make", [_closure, _recursive, _partial])
+def test_what_a_function_carried_is_freed_with_it(make_pool, make):
+    """In the caller at once, in the workers as soon as they hear of it, also while all sleep."""
+    pool = make_pool()
+    before = _large_mappings(pool)
+    function, array = make()
+    pool.map(function, range(100), chunksize=1)
+    assert _large_mappings(pool) > before
+    time.sleep(0.2)
+    del function
+    gc.collect()
+    assert array() is None
+    poll(lambda: _large_mappings(pool) == before)
+    assert _large_mappings(pool) == before
+    assert pool.statistics()["arena_bytes"] < 2**21
+
+
+def test_many_functions_with_large_values_take_no_more_memory_than_one(make_pool):
+    """Each travels, is used and is dropped: 200 MB in all."""
+    pool = make_pool()
+    for number in range(100):
+        array = numpy.full(2**18, float(number))
+        assert pool.map(lambda index, array=array: array[index], range(4)) == [number] * 4
+        del array
+        assert pool.statistics()["arena_bytes"] < 20 * 2**21
+    poll(lambda: _large_mappings(pool) < 5)
+    assert _large_mappings(pool) < 5
+
+
+def test_a_function_is_sent_again_if_the_worker_has_forgotten_it(make_pool):
+    """A worker keeps some hundred functions, its client fewer; both give up the oldest."""
+    pool = make_pool(1)
+    functions = [eval(f"lambda: {number}") for number in range(300)]
+    for _ in range(2):
+        results = [pool.apply_async(function) for function in functions]
+        assert [result.get(GENEROUS) for result in results] == list(range(300))
+
+
+def test_an_object_without_weak_references_is_a_function_too(make_pool):
+    class Adder:
+        __slots__ = ("array",)
+
+        def __init__(self):
+            self.array = numpy.full(2**18, 3.0)
+
+        def __call__(self, index):
+            return self.array[index] + index
+
+    pool = make_pool()
+    adder = Adder()
+    array = weakref.ref(adder.array)
+    for _ in range(2):
+        assert pool.map(adder, range(3)) == [3.0, 4.0, 5.0]
+    del adder
+    gc.collect()
+    assert array() is None

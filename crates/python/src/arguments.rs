@@ -14,7 +14,11 @@ use bireme_shm::segment::Segment;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// More functions than the client remembers.
+const MOST_LOADED: usize = 128;
 
 /// What a claimed slot says of its task.
 pub(crate) struct Claimed {
@@ -62,6 +66,34 @@ impl Claimed {
 
 /// Where bytes in shared memory lie, with what keeps them mapped.
 type Place = (Arc<Segment>, Location);
+
+/// Functions that a worker keeps loaded.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// By id: the segment that a function's bytes fill, or 0, and the function.
+    functions: BTreeMap<u64, (u32, Py<PyAny>)>,
+}
+
+impl Loaded {
+    fn get(&self, id: u64) -> Option<&Py<PyAny>> {
+        self.functions.get(&id).map(|(_, function)| function)
+    }
+
+    /// Keep a function; gives the oldest when there are too many. It would be read again.
+    fn insert(&mut self, id: u64, segment: u32, function: Py<PyAny>) -> Option<Py<PyAny>> {
+        self.functions.insert(id, (segment, function));
+        let oldest = (self.functions.len() > MOST_LOADED).then(|| self.functions.pop_first());
+        oldest.flatten().map(|(_, (_, function))| function)
+    }
+
+    /// Give up the functions in these segments.
+    pub(crate) fn forget(&mut self, segments: &[u32]) -> Vec<Py<PyAny>> {
+        let gone = self
+            .functions
+            .extract_if(.., |_, (segment, _)| segments.contains(segment));
+        gone.map(|(_, (_, function))| function).collect()
+    }
+}
 
 impl Worker {
     /// The items of a chunk for a loop in C.
@@ -122,7 +154,7 @@ impl Worker {
             let state = self.state();
             let fields = state.kernel.slot(slot);
             let id = fields.function.load(Ordering::Relaxed); // RELAXED: the word was acquired
-            if let Some(function) = state.functions.get(&id) {
+            if let Some(function) = state.functions.get(id) {
                 return Ok(function.bind(py).clone());
             }
             (id, fields.function_at.load())
@@ -150,7 +182,10 @@ impl Worker {
         let (payload, buffers) =
             codec::open(py, form::PARCEL, &Arrived { bytes, hold }, &mut nowhere)?;
         let function = hooks.load_function.call1((payload, buffers))?;
-        self.state().functions.insert(id, function.clone().unbind());
+        let segment = if whole { location.segment } else { 0 };
+        let loaded = function.clone().unbind();
+        let oldest = self.state().functions.insert(id, segment, loaded);
+        drop(oldest); // without the lock: this may run Python code
         Ok(function)
     }
 

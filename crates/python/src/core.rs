@@ -14,7 +14,7 @@ use bireme_shm::park::Wish;
 use bireme_shm::prim::{AtomicU32, Ordering};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyFrozenSet, PyList};
+use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFrozenSet, PyList, PyTuple};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
@@ -401,16 +401,30 @@ impl Core {
         }
         let blob =
             function::place(&self.inner, &record)?.map_err(|error| self.no_memory(py, &error))?;
-        let mut functions = self.functions();
         let reference = FunctionRef {
-            id: functions.next_id(),
+            id: self.functions().next_id(),
             blob,
         };
-        let forgotten =
-            functions.remember(function.clone().unbind(), &record, reference.clone())?;
-        drop(functions);
-        drop(forgotten);
+        let died = self.on_death(py, reference.id)?;
+        let forgotten = self
+            .functions()
+            .remember(function, &died, &record, reference.clone())?;
+        drop(forgotten); // without the lock: this may run Python code
         Ok(reference)
+    }
+
+    /// What is called when the function that was sent as number `id` is no more.
+    fn on_death<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyAny>> {
+        let me = self.me.get().map(Weak::clone).unwrap_or_default();
+        let forget = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+            // It may come amid this thread's own look at the table: then the entry waits for its turn.
+            let core = me.upgrade();
+            let forgotten = core
+                .as_ref()
+                .and_then(|core| core.functions.try_lock().ok()?.forget(id));
+            drop(forgotten);
+        };
+        Ok(PyCFunction::new_closure(py, None, None, forget)?.into_any())
     }
 
     /// Pickle arguments: plainly if that will do, by value where another process could not find a class.

@@ -3,15 +3,36 @@
 use crate::codec::{self, Encoded};
 use bireme_runtime::task::{FunctionRef, Payload};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
 
 /// Functions remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 64;
 /// A function whose pickle and buffers are larger gets a segment of its own.
 const WHOLE_BYTES: usize = 64 << 10;
 
+/// A function that was sent: remembered no longer than its owner keeps it, for it may hold large values.
+enum Held {
+    Weak(Py<PyWeakrefReference>),
+    /// Of a type that cannot be referred to weakly.
+    Strong(Py<PyAny>),
+}
+
+impl Held {
+    fn is(&self, function: &Bound<'_, PyAny>) -> bool {
+        match self {
+            Self::Weak(held) => {
+                let held = held.bind(function.py()).upgrade();
+                held.is_some_and(|held| held.is(function))
+            }
+            Self::Strong(held) => held.is(function),
+        }
+    }
+}
+
 struct Sent {
-    function: Py<PyAny>,
+    function: Held,
+    /// Where the function lies: a first look that costs nothing.
+    address: usize,
     /// `serialize.Function`: knows whether the function has changed.
     record: Py<PyAny>,
     digest: Py<PyAny>,
@@ -20,6 +41,16 @@ struct Sent {
     stable: bool,
     mutable: bool,
     reference: FunctionRef,
+}
+
+impl Sent {
+    fn is(&self, function: &Bound<'_, PyAny>) -> bool {
+        self.address == function.as_ptr() as usize && self.function.is(function)
+    }
+
+    fn is_dead(&self, py: Python<'_>) -> bool {
+        matches!(&self.function, Held::Weak(held) if held.bind(py).upgrade().is_none())
+    }
 }
 
 /// The functions that a client has sent.
@@ -36,11 +67,7 @@ impl Functions {
         function: &Bound<'py, PyAny>,
     ) -> Option<(Option<Bound<'py, PyAny>>, FunctionRef, bool)> {
         let py = function.py();
-        let sent = self
-            .sent
-            .iter()
-            .rev()
-            .find(|sent| sent.function.is(function))?;
+        let sent = self.sent.iter().rev().find(|sent| sent.is(function))?;
         let record = (!sent.stable).then(|| sent.record.bind(py).clone());
         Some((record, sent.reference.clone(), sent.mutable))
     }
@@ -51,7 +78,7 @@ impl Functions {
         function: &Bound<'_, PyAny>,
         digest: &Bound<'_, PyAny>,
     ) -> PyResult<Option<FunctionRef>> {
-        for sent in self.sent.iter().filter(|sent| sent.function.is(function)) {
+        for sent in self.sent.iter().filter(|sent| sent.is(function)) {
             if sent.digest.bind(function.py()).eq(digest)? {
                 return Ok(Some(sent.reference.clone()));
             }
@@ -77,42 +104,54 @@ impl Functions {
     }
 
     /// Remember what was sent; gives what is forgotten, to be dropped without a lock.
+    ///
+    /// `died` is called when the function is no more.
     pub(crate) fn remember(
         &mut self,
-        function: Py<PyAny>,
+        function: &Bound<'_, PyAny>,
+        died: &Bound<'_, PyAny>,
         record: &Bound<'_, PyAny>,
         reference: FunctionRef,
-    ) -> PyResult<Vec<Py<PyAny>>> {
-        let mut forgotten = Vec::new();
-        self.sent.retain_mut(|sent| {
-            let keep = !sent.function.is(&function);
-            if !keep {
-                forgotten.push(std::mem::replace(&mut sent.function, record.py().None()));
-                forgotten.push(std::mem::replace(&mut sent.record, record.py().None()));
-            }
-            keep
-        });
-        if self.sent.len() >= REMEMBERED {
-            let oldest = self.sent.remove(0);
-            forgotten.extend([
-                oldest.function,
-                oldest.record,
-                oldest.digest,
-                oldest.carries,
-            ]);
-        }
-        self.sent.push(Sent {
-            function,
+    ) -> PyResult<Vec<Forgotten>> {
+        let held = match PyWeakrefReference::new_with(function, died) {
+            Ok(weak) => Held::Weak(weak.unbind()),
+            // Kept for as long as the pool, it would keep its large values, too.
+            Err(_) if matches!(reference.blob, Payload::Whole(_)) => return Ok(Vec::new()),
+            Err(_) => Held::Strong(function.clone().unbind()),
+        };
+        let sent = Sent {
+            function: held,
+            address: function.as_ptr() as usize,
             record: record.clone().unbind(),
             digest: record.getattr("digest")?.unbind(),
             carries: record.getattr("carries")?.unbind(),
             stable: record.getattr("stable")?.is_truthy()?,
             mutable: record.getattr("mutable")?.is_truthy()?,
             reference,
-        });
+        };
+        let mut forgotten: Vec<Forgotten> = self
+            .sent
+            .extract_if(.., |sent| {
+                sent.address == function.as_ptr() as usize || sent.is_dead(function.py())
+            })
+            .map(Forgotten)
+            .collect();
+        if self.sent.len() >= REMEMBERED {
+            forgotten.push(Forgotten(self.sent.remove(0)));
+        }
+        self.sent.push(sent);
         Ok(forgotten)
     }
+
+    /// Give up the function that was sent as number `id`.
+    pub(crate) fn forget(&mut self, id: u64) -> Option<Forgotten> {
+        let place = self.sent.iter().position(|sent| sent.reference.id == id)?;
+        Some(Forgotten(self.sent.remove(place)))
+    }
 }
+
+/// What is no longer remembered. Dropping it may run Python code.
+pub(crate) struct Forgotten(#[expect(dead_code, reason = "kept to be dropped")] Sent);
 
 /// Put a function's record into shared memory.
 pub(crate) fn place(

@@ -1,6 +1,6 @@
 //! The worker's loop: claim, decode, call, encode, publish.
 
-use crate::arguments::{Claimed, nowhere};
+use crate::arguments::{Claimed, Loaded, nowhere};
 use crate::block::Hold;
 use crate::calls::{end_if_exit, invoke, leave_child, map_items};
 use crate::codec::{self, Arrived, Encoded, flag, form, mode};
@@ -17,7 +17,6 @@ use bireme_shm::queue::SlotRef;
 use bireme_shm::view::View;
 use bireme_shm::word::Word;
 use pyo3::prelude::*;
-use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -64,7 +63,7 @@ pub(crate) fn current_task() -> Option<(u64, u64, u32)> {
 
 pub(crate) struct State {
     pub(crate) kernel: kernel::Worker,
-    pub(crate) functions: HashMap<u64, Py<PyAny>>,
+    pub(crate) functions: Loaded,
     watchdog: Option<Watchdog>,
     /// The lent arguments of the task that runs: its block is the client's until the task is `Done`.
     /// Released earlier, it would be given to others while a retry, after our death, still reads it.
@@ -92,11 +91,22 @@ pub(crate) struct Hooks<'py> {
     pub(crate) leave: Bound<'py, PyAny>,
     end_task: Bound<'py, PyAny>,
     pub(crate) map: Bound<'py, PyAny>,
+    collect: Bound<'py, PyAny>,
 }
 
 impl Worker {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_work(&self) -> (Next, Vec<Py<PyAny>>) {
+        let mut state = self.state();
+        let next = state.kernel.find_work();
+        let segments = state.kernel.take_forgotten();
+        if segments.is_empty() {
+            return (next, Vec::new());
+        }
+        (next, state.functions.forget(&segments))
     }
 
     /// Run one task.
@@ -297,7 +307,7 @@ impl Worker {
         process::continue_with_parents_end();
         let state = State {
             kernel,
-            functions: HashMap::new(),
+            functions: Loaded::default(),
             watchdog: None,
             lent: None,
         };
@@ -410,10 +420,16 @@ impl Worker {
             leave: hooks.getattr("leave")?,
             end_task: hooks.getattr("end_task")?,
             map: py.import("builtins")?.getattr("map")?,
+            collect: py.import("gc")?.getattr("collect")?,
         };
-        let mut rested = false;
+        // Whether it has tidied up since the last task; whether functions were given up, perhaps in cycles.
+        let (mut rested, mut garbage) = (false, false);
         loop {
-            let next = self.state().kernel.find_work();
+            let (next, forgotten) = self.find_work();
+            if !forgotten.is_empty() {
+                drop(forgotten); // without the lock: this may run Python code
+                (rested, garbage) = (false, true);
+            }
             match next {
                 Next::Task(slot) => {
                     rested = false;
@@ -428,6 +444,9 @@ impl Worker {
                         py.detach(|| self.sleep(limit));
                         if !rested && process::now_ns() - before >= TRIM_AFTER.as_nanos() as u64 {
                             rested = true;
+                            if std::mem::take(&mut garbage) {
+                                hooks.collect.call0()?;
+                            }
                             self.state().kernel.tidy();
                         }
                         py.check_signals()?;

@@ -10,6 +10,7 @@ use bireme_shm::os::{memory, process};
 use bireme_shm::prim::{AtomicBool, Ordering};
 use bireme_shm::segment::{HEADER_BYTES, Segment};
 use smallvec::SmallVec;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Bytes in shared memory that the client wrote for workers; released when the last use is over.
@@ -91,12 +92,27 @@ impl Lent {
     }
 }
 
+/// Tells the supervisor of shared segments that nobody will name again.
+#[derive(Clone, Debug)]
+pub(crate) struct Forget {
+    pub(crate) ids: std::sync::mpsc::Sender<u32>,
+    pub(crate) kick: Arc<OwnedFd>,
+}
+
+impl Forget {
+    fn send(&self, id: u32) {
+        if self.ids.send(id).is_ok() {
+            process::ring(&self.kick); // or it would sleep on while nothing else happens
+        }
+    }
+}
+
 /// A segment that carries one payload for many tasks.
 #[derive(Debug)]
 pub struct Whole {
     pub(crate) segment: Arc<Segment>,
     pub(crate) len: u64,
-    pub(crate) forget: std::sync::mpsc::Sender<u32>,
+    pub(crate) forget: Forget,
     /// Where its bytes are counted.
     pub(crate) share: Share,
     pub(crate) owner: i32,
@@ -133,7 +149,7 @@ impl Drop for Whole {
     fn drop(&mut self) {
         if self.owner == process::own_pid() {
             self.share.shrink(self.len);
-            let _ = self.forget.send(self.segment.id()); // the client may be gone first
+            self.forget.send(self.segment.id());
         }
     }
 }

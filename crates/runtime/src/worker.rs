@@ -116,6 +116,8 @@ pub struct Worker {
     bell: OwnedFd,
     arena: Arena<Share>,
     segments: HashMap<u32, Arc<Segment>>,
+    /// Segments that will not be named again, since [`Worker::take_forgotten`].
+    forgotten: Vec<u32>,
     claims: u32,
     flags: u32,
 }
@@ -170,6 +172,7 @@ impl Worker {
             bell,
             arena,
             segments: HashMap::new(),
+            forgotten: Vec::new(),
             claims: 0,
             flags: 0,
         };
@@ -207,11 +210,14 @@ impl Worker {
 
     /// Claim a task, or say what else to do.
     pub fn find_work(&mut self) -> Next {
-        let row = self.control.row(self.row);
         let full = self.order.max_claims != 0 && self.claims >= self.order.max_claims;
         // RELAXED, both: orders come with a wake, and are looked at again after the announcement.
-        if full || row.flags.load(Ordering::Relaxed) & row_flag::RETIRE != 0 {
+        let flags = self.control.row(self.row).flags.load(Ordering::Relaxed);
+        if full || flags & row_flag::RETIRE != 0 {
             return self.leave();
+        }
+        if flags & row_flag::MAIL != 0 {
+            self.read_mail();
         }
         if let Some(slot) = queue::claim(&*self.control, self.row as u16) {
             self.claims += 1;
@@ -226,6 +232,17 @@ impl Worker {
             return self.leave();
         }
         Next::Idle
+    }
+
+    fn read_mail(&mut self) {
+        let flags = &self.control.row(self.row).flags;
+        flags.fetch_and(!row_flag::MAIL, Ordering::SeqCst); // SYNC(mail): before reading
+        let _ = self.read_socket(false);
+    }
+
+    /// Segments that will not be named again: what was made of their bytes may go.
+    pub fn take_forgotten(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn leave(&self) -> Next {
@@ -337,7 +354,10 @@ impl Worker {
                         self.segments.insert(id, Arc::new(segment));
                         any = true;
                     }
-                    Some(Message::Forget(id)) => drop(self.segments.remove(&id)),
+                    Some(Message::Forget(id)) => {
+                        self.segments.remove(&id);
+                        self.forgotten.push(id);
+                    }
                     _ => {} // not for us: a newer client may say more
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
@@ -446,7 +466,8 @@ impl Worker {
 pub fn sleep(control: &Control, row: usize, timeout: Option<Duration>) {
     park::sleep(control, row, timeout, || {
         queue::looks_empty(control)
-            && control.row(row).flags.load(Ordering::SeqCst) & row_flag::RETIRE == 0
+            && control.row(row).flags.load(Ordering::SeqCst) & (row_flag::RETIRE | row_flag::MAIL)
+                == 0
             && control.header().orders.load(Ordering::SeqCst) == 0
     });
 }

@@ -88,6 +88,8 @@ pub mod row_flag {
     pub const RETIRE: u32 = 1;
     /// Set by the worker itself when it leaves as agreed.
     pub const LEFT: u32 = 2;
+    /// Messages wait in the control socket.
+    pub const MAIL: u32 = 4;
 }
 
 /// Where a message lies: in the slot (`segment == 0`) or in an arena.

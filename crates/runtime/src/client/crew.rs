@@ -1,6 +1,6 @@
 //! The crew's decisions carried out: births, the template, the end.
 
-use super::state::{State, Worker};
+use super::state::{Letter, State, Worker};
 use super::{Shared, Start, Ticket};
 use crate::birth::Birth;
 use crate::certificate::STORY_BYTES;
@@ -218,8 +218,8 @@ impl<T: Ticket> Shared<T> {
             .cloned()
             .chain(state.wholes.values().filter_map(std::sync::Weak::upgrade))
             .collect();
-        for segment in &segments {
-            worker.send_segment(segment);
+        for segment in segments {
+            worker.post(Letter::Segment(segment));
         }
         state.workers[row as usize] = Some(worker);
         Ok(next)

@@ -17,7 +17,7 @@ pub use state::Statistics;
 pub use supervisor::{fork_begins, fork_is_over, forking};
 
 use crate::birth::Birth;
-use crate::task::{Blob, Broken, Completion, Lent, Payload, Task, Whole};
+use crate::task::{Blob, Broken, Completion, Forget, Lent, Payload, Task, Whole};
 use crate::worker::Share;
 use bireme_sched::{Crew, CrewConfig};
 use bireme_shm::arena::{Arena, ArenaError, Budget};
@@ -27,7 +27,7 @@ use bireme_shm::park::{self, Wish};
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering, fence, spin_hint};
 use bireme_shm::queue::{self, SlotRef};
 use bireme_shm::segment::{HEADER_BYTES, Segment};
-use state::{State, Worker};
+use state::{Letter, State, Worker};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -465,7 +465,10 @@ impl<T: Ticket> Client<T> {
         Ok(Arc::new(Whole {
             segment,
             len,
-            forget: state.forget.clone(),
+            forget: Forget {
+                ids: state.forget.clone(),
+                kick: Arc::clone(&self.shared.kick),
+            },
             share,
             owner: self.shared.owner,
         }))
@@ -535,7 +538,7 @@ impl<T> Drop for Client<T> {
 
 fn send_segment(workers: &mut [Option<Worker>], segment: &Arc<Segment>) {
     for worker in workers.iter_mut().flatten() {
-        worker.send_segment(segment);
+        worker.post(Letter::Segment(Arc::clone(segment)));
     }
 }
 

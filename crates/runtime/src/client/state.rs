@@ -8,7 +8,7 @@ use crate::task::{Broken, Completion, Data, Outcome, Payload, ResultBlock, StopR
 use crate::worker::Share;
 use bireme_sched::{Attempt, Crew, Fate, Ladder, plan};
 use bireme_shm::arena::Arena;
-use bireme_shm::control::{Location, result_flag};
+use bireme_shm::control::{Control, Location, result_flag, row_flag};
 use bireme_shm::lease::Lease;
 use bireme_shm::os::{process, socket};
 use bireme_shm::park;
@@ -83,31 +83,51 @@ pub(super) struct Worker {
     /// Its standard output and error, until it closes them.
     pub(super) streams: [(Option<Arc<OwnedFd>>, Lines); 2],
     pub(super) story: OwnedFd,
-    pub(super) outbox: VecDeque<Arc<Segment>>,
+    pub(super) outbox: VecDeque<Letter>,
     pub(super) ended: Option<Ended>,
     /// Its descendants when last seen, with their start times; kept where no template adopts orphans.
     pub(super) family: Vec<(i32, u64)>,
 }
 
 impl Worker {
-    /// Send a segment now, or when the socket has room again.
-    pub(super) fn send_segment(&mut self, segment: &Arc<Segment>) {
-        self.outbox.push_back(Arc::clone(segment));
+    /// Send a message now, or when the socket has room again.
+    pub(super) fn post(&mut self, letter: Letter) {
+        if let Letter::Forget(id) = letter {
+            let unsent = |waiting: &Letter| matches!(waiting, Letter::Segment(segment) if segment.id() == id);
+            if let Some(place) = self.outbox.iter().position(unsent) {
+                self.outbox.remove(place);
+                return;
+            }
+        }
+        self.outbox.push_back(letter);
         self.flush_outbox();
     }
 
     pub(super) fn flush_outbox(&mut self) {
-        while let Some(segment) = self.outbox.front() {
-            match socket::send(
-                &self.socket,
-                &Message::Segment(segment.id()).encode(),
-                &[segment.fd()],
-            ) {
+        while let Some(letter) = self.outbox.front() {
+            let sent = match letter {
+                Letter::Segment(segment) => {
+                    let message = Message::Segment(segment.id());
+                    socket::send(&self.socket, &message.encode(), &[segment.fd()])
+                }
+                Letter::Forget(id) => {
+                    socket::send(&self.socket, &Message::Forget(*id).encode(), &[])
+                }
+            };
+            match sent {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 _ => drop(self.outbox.pop_front()),
             }
         }
     }
+}
+
+/// What the client writes to a worker that lives.
+pub(super) enum Letter {
+    /// Here is a segment.
+    Segment(Arc<Segment>),
+    /// The segment with this id will not be named again.
+    Forget(u32),
 }
 
 /// Everything behind the client's lock.
@@ -192,13 +212,24 @@ impl<T> State<T> {
     }
 
     /// Tell workers of shared segments that nobody will name again.
-    pub(super) fn forget_wholes(&mut self) {
+    pub(super) fn forget_wholes(&mut self, control: &Control) {
+        let mut any = false;
         while let Ok(id) = self.forgotten.try_recv() {
             self.wholes.remove(&id);
-            for worker in self.workers.iter().flatten() {
-                // A worker that is too busy to hear it keeps the segment until it goes.
-                let _ = socket::send(&worker.socket, &Message::Forget(id).encode(), &[]);
+            for (row, worker) in self.workers.iter_mut().enumerate() {
+                if let Some(worker) = worker {
+                    worker.post(Letter::Forget(id));
+                    // SYNC(mail): a worker clears it before it reads, and looks again before it sleeps.
+                    control
+                        .row(row)
+                        .flags
+                        .fetch_or(row_flag::MAIL, Ordering::SeqCst);
+                }
             }
+            any = true;
+        }
+        if any {
+            park::wake_all(control);
         }
     }
 }

@@ -147,7 +147,7 @@ impl<T: Ticket> Shared<T> {
         for worker in state.workers.iter_mut().flatten() {
             worker.flush_outbox();
         }
-        state.forget_wholes();
+        state.forget_wholes(&self.control);
         lease::unpin();
         if !state.backlog.is_empty() || wake {
             self.collect(&mut state);
