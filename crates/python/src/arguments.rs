@@ -67,6 +67,12 @@ impl Claimed {
 /// Where bytes in shared memory lie, with what keeps them mapped.
 type Place = (Arc<Segment>, Location);
 
+/// A view of a shared segment; in this order they go.
+struct Seen {
+    _mapping: Mapping,
+    _lease: Option<Arc<Lease>>,
+}
+
 /// Functions that a worker keeps loaded.
 #[derive(Default)]
 pub(crate) struct Loaded {
@@ -160,21 +166,14 @@ impl Worker {
             (id, fields.function_at.load())
         };
         let segment = self.state().kernel.segment(location.segment)?;
-        let whole =
-            location.offset == bireme_shm::segment::HEADER_BYTES && location.segment >= 0xf000_0000;
-        let mapping;
+        let whole = self.state().kernel.lease(location.segment).is_some();
         let (start, hold): (*mut u8, Option<Hold>) = if whole {
-            mapping = Arc::new(segment.private_view(location.offset, location.len)?);
-            (mapping.base(), Some(mapping))
+            let (start, hold) = self.see(location.segment, location.offset, location.len)?;
+            (start, Some(hold))
         } else {
-            (
-                segment
-                    .block(location.offset, location.len)
-                    .ok_or_else(|| {
-                        PyRuntimeError::new_err("a function lies outside of its segment")
-                    })?,
-                None,
-            )
+            let outside = || PyRuntimeError::new_err("a function lies outside of its segment");
+            let block = segment.block(location.offset, location.len);
+            (block.ok_or_else(outside)?, None)
         };
         // SAFETY: inside the segment, which `segment` or `hold` keeps; the client wrote it before
         // the task was published and frees it only after the task has ended.
@@ -187,6 +186,22 @@ impl Worker {
         let oldest = self.state().functions.insert(id, segment, loaded);
         drop(oldest); // without the lock: this may run Python code
         Ok(function)
+    }
+
+    /// See a part of a shared segment in place, private to this process.
+    fn see(&self, segment: u32, offset: u64, len: u64) -> PyResult<(*mut u8, Hold)> {
+        let (segment, lease) = {
+            let mut state = self.state();
+            (state.kernel.segment(segment)?, state.kernel.lease(segment))
+        };
+        let mapping = segment.private_view(offset, len)?;
+        Ok((
+            mapping.base(),
+            Arc::new(Seen {
+                _mapping: mapping,
+                _lease: lease,
+            }),
+        ))
     }
 
     /// The bytes of the payload: copied from the slot, or in place with what keeps them.
@@ -218,11 +233,7 @@ impl Worker {
             .filter(|_| task.kind & flag::LENT != 0)
             .map(|(segment, location)| -> Hold { Arc::new(Lease::new(segment, location.ticket)) });
         self.state().lent.clone_from(&hold);
-        let mut resolve = |segment: u32, offset: u64, len: u64| -> PyResult<(*mut u8, Hold)> {
-            let segment = self.state().kernel.segment(segment)?;
-            let view: Mapping = segment.private_view(offset, len)?;
-            Ok((view.base(), Arc::new(view)))
-        };
+        let mut resolve = |segment, offset, len| self.see(segment, offset, len);
         let arrived = Arrived {
             bytes: bytes.as_slice(),
             hold,

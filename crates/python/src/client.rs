@@ -509,13 +509,12 @@ impl Client {
 /// A memory file with what workers read at birth: bytes and buffers, as `serialize` gives them.
 fn boot_file(pair: &Bound<'_, PyAny>) -> PyResult<std::os::fd::OwnedFd> {
     use bireme_shm::os::memory;
+    use std::os::fd::AsFd;
     let mut encoded = Encoded::by_value(pair)?;
     encoded.form = codec::form::PARCEL;
     let layout = codec::layout(&encoded, &[]);
     let file = memory::create("bireme-boot", layout.len)?;
-    memory::reserve(std::os::fd::AsFd::as_fd(&file), 0, layout.len as u64)?;
-    let map = memory::Mapping::new(&file, 0, layout.len, memory::Sharing::Shared)?;
-    codec::write(pair.py(), &encoded, &layout, map.base());
+    codec::store_in_file(pair.py(), &encoded, &layout, file.as_fd())?;
     Ok(file)
 }
 

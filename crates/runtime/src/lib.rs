@@ -16,4 +16,5 @@ pub mod message;
 pub mod parcel;
 pub mod task;
 pub mod template;
+mod whole;
 pub mod worker;

@@ -76,7 +76,14 @@ pub enum Message {
     Ended(Ended),
     /// Either way: here is segment `id`; its descriptor is attached.
     Segment(u32),
-    /// Client to worker: segment `id` will not be named again.
+    /// Client to worker: here is shared segment `id`; its descriptor is attached.
+    Whole {
+        /// Its id.
+        id: u32,
+        /// What the worker releases when it has let go of it.
+        ticket: u32,
+    },
+    /// Client to worker: shared segment `id` will not be named again.
     Forget(u32),
     /// Worker to client: the initializer is done, tasks may come.
     Ready,
@@ -142,6 +149,7 @@ impl Message {
             Self::Ready => vec![7],
             Self::InitializerFailed(text) => bytes(8, text),
             Self::Log(record) => bytes(9, record),
+            Self::Whole { id, ticket } => numbers(10, &[*id, *ticket]),
         }
     }
 
@@ -175,6 +183,10 @@ impl Message {
             7 => Self::Ready,
             8 => Self::InitializerFailed(rest.to_vec()),
             9 => Self::Log(rest.to_vec()),
+            10 => Self::Whole {
+                id: read.u32()?,
+                ticket: read.u32()?,
+            },
             _ => return None,
         })
     }
@@ -212,6 +224,7 @@ mod tests {
                 peak_kib: 10,
             }),
             Message::Segment(8),
+            Message::Whole { id: 8, ticket: 3 },
             Message::Forget(8),
             Message::Ready,
             Message::InitializerFailed(b"why".to_vec()),

@@ -1,16 +1,16 @@
 //! Tasks on their way out and outcomes on their way back.
 
+pub use crate::whole::Whole;
+
 use crate::certificate::Certificate;
-use crate::worker::Share;
 use bireme_sched::attempt::Attempt;
-use bireme_shm::arena::{ArenaError, Block, Budget};
+use bireme_shm::arena::Block;
 use bireme_shm::control::Location;
 use bireme_shm::lease::Lease;
-use bireme_shm::os::{memory, process};
+use bireme_shm::os::process;
 use bireme_shm::prim::{AtomicBool, Ordering};
-use bireme_shm::segment::{HEADER_BYTES, Segment};
+use bireme_shm::segment::HEADER_BYTES;
 use smallvec::SmallVec;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Bytes in shared memory that the client wrote for workers; released when the last use is over.
@@ -92,68 +92,6 @@ impl Lent {
     }
 }
 
-/// Tells the supervisor of shared segments that nobody will name again.
-#[derive(Clone, Debug)]
-pub(crate) struct Forget {
-    pub(crate) ids: std::sync::mpsc::Sender<u32>,
-    pub(crate) kick: Arc<OwnedFd>,
-}
-
-impl Forget {
-    fn send(&self, id: u32) {
-        if self.ids.send(id).is_ok() {
-            process::ring(&self.kick); // or it would sleep on while nothing else happens
-        }
-    }
-}
-
-/// A segment that carries one payload for many tasks.
-#[derive(Debug)]
-pub struct Whole {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) len: u64,
-    pub(crate) forget: Forget,
-    /// Where its bytes are counted.
-    pub(crate) share: Share,
-    pub(crate) owner: i32,
-}
-
-impl Whole {
-    /// Its segment's id; the bytes begin at `HEADER_BYTES`.
-    pub fn id(&self) -> u32 {
-        self.segment.id()
-    }
-
-    /// Write `len` bytes from `source` to offset `at` of its bytes, before any task names it.
-    ///
-    /// # Safety
-    /// The source is readable. It may change meanwhile: then some of both is written.
-    ///
-    /// # Errors
-    /// When the system has no memory for it, or it would end beyond the last byte.
-    pub unsafe fn write(&self, at: usize, source: *const u8, len: usize) -> Result<(), ArenaError> {
-        let refused = |source| ArenaError::System {
-            needed: self.len,
-            source,
-        };
-        if at as u64 + len as u64 > self.len {
-            return Err(refused(std::io::ErrorKind::InvalidInput.into()));
-        }
-        let offset = HEADER_BYTES + at as u64;
-        // SAFETY: the caller's word.
-        unsafe { memory::write_at(self.segment.fd(), offset, source, len) }.map_err(refused)
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        if self.owner == process::own_pid() {
-            self.share.shrink(self.len);
-            self.forget.send(self.segment.id());
-        }
-    }
-}
-
 impl Payload {
     /// Where a worker finds it; `Inline` payloads have only a length.
     pub fn location(&self) -> Location {
@@ -173,10 +111,10 @@ impl Payload {
                 }
             }
             Self::Whole(whole) => Location {
-                segment: whole.segment.id(),
+                segment: whole.id(),
                 ticket: 0,
-                offset: bireme_shm::segment::HEADER_BYTES,
-                len: whole.len,
+                offset: HEADER_BYTES,
+                len: whole.len(),
             },
         }
     }

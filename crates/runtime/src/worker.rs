@@ -8,7 +8,7 @@ use crate::message::{BirthOrder, Message};
 use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
 use bireme_shm::fail::{self, Point};
-use bireme_shm::lease;
+use bireme_shm::lease::{self, Lease};
 use bireme_shm::os::thread::{self, Thread};
 use bireme_shm::os::{process, socket};
 use bireme_shm::park;
@@ -116,6 +116,8 @@ pub struct Worker {
     bell: OwnedFd,
     arena: Arena<Share>,
     segments: HashMap<u32, Arc<Segment>>,
+    /// Of shared segments: let go when nobody will name them and their last view is gone.
+    leases: HashMap<u32, Arc<Lease>>,
     /// Segments that will not be named again, since [`Worker::take_forgotten`].
     forgotten: Vec<u32>,
     claims: u32,
@@ -172,6 +174,7 @@ impl Worker {
             bell,
             arena,
             segments: HashMap::new(),
+            leases: HashMap::new(),
             forgotten: Vec::new(),
             claims: 0,
             flags: 0,
@@ -337,6 +340,11 @@ impl Worker {
         }
     }
 
+    /// The hold on a shared segment, for whoever keeps a view of it.
+    pub fn lease(&self, id: u32) -> Option<Arc<Lease>> {
+        self.leases.get(&id).map(Arc::clone)
+    }
+
     /// Handle waiting messages; waits a little for one if asked. `false` when none came.
     fn read_socket(&mut self, wait: bool) -> io::Result<bool> {
         let mut buffer = [0; 64];
@@ -354,8 +362,18 @@ impl Worker {
                         self.segments.insert(id, Arc::new(segment));
                         any = true;
                     }
+                    Some(Message::Whole { id, ticket }) if fds.len() == 1 => {
+                        fail::point(Point::SegmentAttach);
+                        let segment = Segment::attach(id, fds.pop().expect("one"))?;
+                        let segment = Arc::new(segment);
+                        let lease = Lease::new(Arc::clone(&segment), ticket);
+                        self.segments.insert(id, segment);
+                        self.leases.insert(id, Arc::new(lease));
+                        any = true;
+                    }
                     Some(Message::Forget(id)) => {
                         self.segments.remove(&id);
+                        self.leases.remove(&id);
                         self.forgotten.push(id);
                     }
                     _ => {} // not for us: a newer client may say more

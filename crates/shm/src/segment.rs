@@ -52,6 +52,11 @@ impl Segment {
         Ok(Self { id, fd, map })
     }
 
+    /// The same memory under another id.
+    pub fn renamed(&self, id: u32) -> io::Result<Self> {
+        Self::map(id, self.fd.try_clone()?, self.size())
+    }
+
     /// The id that locations name.
     pub fn id(&self) -> u32 {
         self.id

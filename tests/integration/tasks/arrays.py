@@ -34,6 +34,18 @@ def keep(array: Any) -> None:
     kept = array
 
 
+def keep_first(array: Any) -> float:
+    """Keep the first array that comes; give the sum of what is kept."""
+    global kept
+    if kept is None:
+        kept = array
+    return total(kept)
+
+
+def last_of(array: Any) -> float:
+    return float(array[-1])
+
+
 def get_kept() -> Any:
     return kept
 

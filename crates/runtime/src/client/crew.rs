@@ -212,14 +212,12 @@ impl<T: Ticket> Shared<T> {
             }
             Start::Caller => state.births.push_back((row, birth)),
         }
-        let segments: Vec<_> = state
-            .arena
-            .segments()
-            .cloned()
-            .chain(state.wholes.values().filter_map(std::sync::Weak::upgrade))
-            .collect();
-        for segment in segments {
-            worker.post(Letter::Segment(segment));
+        for segment in state.arena.segments() {
+            worker.post(Letter::Segment(Arc::clone(segment)));
+        }
+        for segment in state.wholes.segments() {
+            let ticket = state.wholes.lend(segment.id(), worker.serial);
+            worker.post(Letter::Whole(segment, ticket));
         }
         state.workers[row as usize] = Some(worker);
         Ok(next)

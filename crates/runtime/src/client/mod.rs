@@ -17,16 +17,16 @@ pub use state::Statistics;
 pub use supervisor::{fork_begins, fork_is_over, forking};
 
 use crate::birth::Birth;
-use crate::task::{Blob, Broken, Completion, Forget, Lent, Payload, Task, Whole};
+use crate::task::{Blob, Broken, Completion, Lent, Payload, Task, Whole};
 use crate::worker::Share;
 use bireme_sched::{Crew, CrewConfig};
-use bireme_shm::arena::{Arena, ArenaError, Budget};
+use bireme_shm::arena::{Arena, ArenaError};
 use bireme_shm::control::Control;
 use bireme_shm::os::process;
 use bireme_shm::park::{self, Wish};
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering, fence, spin_hint};
 use bireme_shm::queue::{self, SlotRef};
-use bireme_shm::segment::{HEADER_BYTES, Segment};
+use bireme_shm::segment::Segment;
 use state::{Letter, State, Worker};
 use std::ffi::OsString;
 use std::io;
@@ -446,32 +446,26 @@ impl<T: Ticket> Client<T> {
     pub fn whole(&self, len: u64) -> Result<Arc<Whole>, ArenaError> {
         let share = Share::of_client(Arc::clone(&self.shared.control));
         let mut state = self.state();
-        if share.grow(len).is_err() {
-            state.arena.trim(); // warm memory that nobody uses
-            share.reserve(len)?;
+        let State {
+            wholes,
+            arena,
+            workers,
+            ..
+        } = &mut *state;
+        let lives = |serial| {
+            workers
+                .iter()
+                .flatten()
+                .any(|worker| worker.serial == serial)
+        };
+        let trim = || arena.trim();
+        let (whole, segment) = wholes.make(len, share, &self.shared.kick, lives, trim)?;
+        for worker in workers.iter_mut().flatten() {
+            let ticket = wholes.lend(segment.id(), worker.serial);
+            worker.post(Letter::Whole(Arc::clone(&segment), ticket));
         }
-        let id = state.next_whole();
-        let segment = Segment::create(id, len + HEADER_BYTES).map_err(|source| {
-            share.shrink(len);
-            ArenaError::System {
-                needed: len,
-                source,
-            }
-        })?;
-        let segment = Arc::new(segment);
-        send_segment(&mut state.workers, &segment);
-        state.wholes.insert(id, Arc::downgrade(&segment));
         state.statistics.bytes_sent += len;
-        Ok(Arc::new(Whole {
-            segment,
-            len,
-            forget: Forget {
-                ids: state.forget.clone(),
-                kick: Arc::clone(&self.shared.kick),
-            },
-            share,
-            owner: self.shared.owner,
-        }))
+        Ok(Arc::new(whole))
     }
 
     /// The next worker to fork, for [`Start::Caller`]. In the child, the birth is used; in the

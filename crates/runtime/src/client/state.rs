@@ -5,6 +5,7 @@ use super::{Shared, Ticket};
 use crate::lines::Lines;
 use crate::message::{Ended, Message};
 use crate::task::{Broken, Completion, Data, Outcome, Payload, ResultBlock, StopReason, Task};
+use crate::whole::Wholes;
 use crate::worker::Share;
 use bireme_sched::{Attempt, Crew, Fate, Ladder, plan};
 use bireme_shm::arena::Arena;
@@ -19,7 +20,7 @@ use bireme_shm::view::View;
 use bireme_shm::word::{State as SlotState, Word};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// Figures of a pool since its start.
 #[derive(Clone, Debug, Default)]
@@ -90,17 +91,19 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Send a message now, or when the socket has room again.
-    pub(super) fn post(&mut self, letter: Letter) {
+    /// Send a message now, or when the socket has room again. `false` if there is no need any more:
+    /// what it is about was not sent either.
+    pub(super) fn post(&mut self, letter: Letter) -> bool {
         if let Letter::Forget(id) = letter {
-            let unsent = |waiting: &Letter| matches!(waiting, Letter::Segment(segment) if segment.id() == id);
+            let unsent = |waiting: &Letter| matches!(waiting, Letter::Whole(segment, _) if segment.id() == id);
             if let Some(place) = self.outbox.iter().position(unsent) {
                 self.outbox.remove(place);
-                return;
+                return false;
             }
         }
         self.outbox.push_back(letter);
         self.flush_outbox();
+        true
     }
 
     pub(super) fn flush_outbox(&mut self) {
@@ -108,6 +111,13 @@ impl Worker {
             let sent = match letter {
                 Letter::Segment(segment) => {
                     let message = Message::Segment(segment.id());
+                    socket::send(&self.socket, &message.encode(), &[segment.fd()])
+                }
+                Letter::Whole(segment, ticket) => {
+                    let message = Message::Whole {
+                        id: segment.id(),
+                        ticket: *ticket,
+                    };
                     socket::send(&self.socket, &message.encode(), &[segment.fd()])
                 }
                 Letter::Forget(id) => {
@@ -126,7 +136,9 @@ impl Worker {
 pub(super) enum Letter {
     /// Here is a segment.
     Segment(Arc<Segment>),
-    /// The segment with this id will not be named again.
+    /// Here is a shared segment, and the ticket by which to let go of it.
+    Whole(Arc<Segment>, u32),
+    /// The shared segment with this id will not be named again.
     Forget(u32),
 }
 
@@ -140,10 +152,7 @@ pub(super) struct State<T> {
     pub(super) events: Events,
     pub(super) arena: Arena<Share>,
     pub(super) segments: HashMap<u32, Arc<Segment>>,
-    pub(super) wholes: HashMap<u32, Weak<Segment>>,
-    pub(super) forget: mpsc::Sender<u32>,
-    forgotten: mpsc::Receiver<u32>,
-    last_whole: u32,
+    pub(super) wholes: Wholes,
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) births: VecDeque<(u32, crate::birth::Birth)>,
     pub(super) crew: Crew,
@@ -170,7 +179,6 @@ pub(super) struct State<T> {
 
 impl<T> State<T> {
     pub(super) fn new(crew: Crew, arena: Arena<Share>, slots: usize, rows: usize) -> Self {
-        let (forget, forgotten) = mpsc::channel();
         Self {
             inflight: (0..slots).map(|_| None).collect(),
             backlog: VecDeque::new(),
@@ -179,10 +187,7 @@ impl<T> State<T> {
             events: Events::default(),
             arena,
             segments: HashMap::new(),
-            wholes: HashMap::new(),
-            forget,
-            forgotten,
-            last_whole: 1 << 11,
+            wholes: Wholes::new(),
             workers: (0..rows).map(|_| None).collect(),
             births: VecDeque::new(),
             crew,
@@ -205,29 +210,23 @@ impl<T> State<T> {
         }
     }
 
-    /// Ids of shared segments: above all ids of workers' segments.
-    pub(super) fn next_whole(&mut self) -> u32 {
-        self.last_whole += 1;
-        0xf000_0000 | (self.last_whole & 0x0fff_ffff)
-    }
-
     /// Tell workers of shared segments that nobody will name again.
-    pub(super) fn forget_wholes(&mut self, control: &Control) {
-        let mut any = false;
-        while let Ok(id) = self.forgotten.try_recv() {
-            self.wholes.remove(&id);
-            for (row, worker) in self.workers.iter_mut().enumerate() {
-                if let Some(worker) = worker {
-                    worker.post(Letter::Forget(id));
-                    // SYNC(mail): a worker clears it before it reads, and looks again before it sleeps.
-                    control
-                        .row(row)
-                        .flags
-                        .fetch_or(row_flag::MAIL, Ordering::SeqCst);
-                }
-            }
+    pub(super) fn forget_wholes(&mut self, control: &Control, now_ns: u64) {
+        let (workers, mut any) = (&mut self.workers, false);
+        self.wholes.rest(now_ns, |id| {
             any = true;
-        }
+            let mut unsent = Vec::new();
+            for (row, worker) in workers.iter_mut().enumerate() {
+                let Some(worker) = worker else { continue };
+                if !worker.post(Letter::Forget(id)) {
+                    unsent.push(worker.serial);
+                }
+                // SYNC(mail): a worker clears it before it reads, and looks again before it sleeps.
+                let flags = &control.row(row).flags;
+                flags.fetch_or(row_flag::MAIL, Ordering::SeqCst);
+            }
+            unsent
+        });
         if any {
             park::wake_all(control);
         }

@@ -147,7 +147,9 @@ impl<T: Ticket> Shared<T> {
         for worker in state.workers.iter_mut().flatten() {
             worker.flush_outbox();
         }
-        state.forget_wholes(&self.control);
+        let now = process::now_ns();
+        state.forget_wholes(&self.control, now);
+        state.wholes.give_back(now.saturating_sub(TRIM_AFTER_NS));
         lease::unpin();
         if !state.backlog.is_empty() || wake {
             self.collect(&mut state);
@@ -157,7 +159,6 @@ impl<T: Ticket> Shared<T> {
         if dead.is_empty() {
             self.note_families(&mut state);
         }
-        let now = process::now_ns();
         if state.crew.next_due_ns().is_some_and(|due| due <= now) {
             self.act(&mut state, Event::Tick { now_ns: now });
         }
@@ -196,7 +197,8 @@ impl<T: Ticket> Shared<T> {
         let busy = state.outstanding > 0 || state.workers.iter().flatten().any(leaving);
         let busy = busy.then_some(SLOW_TICK);
         let backlog = (!state.backlog.is_empty()).then_some(Duration::from_millis(5));
-        let trim = (state.last_use_ns != 0).then_some(Duration::from_secs(1));
+        let warm = state.last_use_ns != 0 || state.wholes.any_rests();
+        let trim = warm.then_some(Duration::from_secs(1));
         let timeout = [crew, pursuit, busy, backlog, trim]
             .into_iter()
             .flatten()
