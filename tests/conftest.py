@@ -1,7 +1,7 @@
 """Fixtures and checks for every test: start methods, pools, leaks.
 
-Timeouts are pytest-timeout's and faulthandler's (see `pyproject.toml`): a test that hangs fails with
-the stacks of all its threads.
+A test that hangs is failed by pytest-timeout. One that cannot even be failed ends the run after
+`STUCK_AFTER` seconds; `make test` then shows its name and the stacks of all threads, from `STUCK`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     import bireme
 
+STUCK = ROOT / "build" / "stuck-test"
+STUCK_AFTER = 240.0  # more than any test's own timeout
 START_METHODS = ("template", "fork", "spawn", "forkserver")
 
 
@@ -40,6 +42,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     item.stash[_failed] = item.stash.get(_failed, False) or report.failed
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    STUCK.parent.mkdir(exist_ok=True)
+    with STUCK.open("w") as stacks:
+        print(f"the run ended in {item.nodeid}", file=stacks, flush=True)
+        faulthandler.dump_traceback_later(STUCK_AFTER, exit=True, file=stacks)
+        try:
+            return (yield)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            STUCK.unlink(missing_ok=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bireme.pool import PoolView
 
 _WAIT = 120.0  # seconds; only a lost task takes that long
+_MERCY = 5  # kills without a birth in between
 _open_ledgers: dict[str, mmap.mmap] = {}
 
 
@@ -63,7 +64,10 @@ def work_on_bytes(ledger: str, index: int, block: bytes) -> tuple[int, int, byte
 
 @dataclass
 class Killer:
-    """Ends a random worker of a pool about every `interval` seconds until told to stop."""
+    """Ends a random worker of a pool about every `interval` seconds until told to stop.
+
+    It holds its fire while worker after worker has died unborn: a pool gives up after eight of them.
+    """
 
     pool: bireme.Pool
     interval: float
@@ -78,10 +82,14 @@ class Killer:
 
     def _run(self) -> None:
         dice = random.Random(self.seed)
+        births, mercy = 0, _MERCY
         while not self._stop.wait(dice.expovariate(1 / self.interval)):
+            if (born := self.pool.statistics()["births"]) != births:
+                births, mercy = born, _MERCY
             pids = self.pool.worker_pids()
-            if pids and kill_descendant(dice.choice(pids)):
+            if mercy and pids and kill_descendant(dice.choice(pids)):
                 self.deaths += 1
+                mercy -= 1
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

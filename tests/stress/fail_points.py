@@ -1,8 +1,9 @@
-"""Deaths at every fail point: `python -m tests.stress.fail_points METHOD [POINT ...]`.
+"""Deaths at every fail point: `python -m tests.stress.fail_points METHOD [GROUP ...]`.
 
 Runs in an interpreter whose `bireme` is the build with fail points (`make test` makes it, in
-`build/fail-points`; `test_fail_points.py` starts it). For each point a pool gets a mix of tasks while
-workers die there (all, or every other one). It must hold that
+`build/fail-points`; `test_fail_points.py` starts it). The points of a group have the first part of
+their name in common. For each a pool gets a mix of tasks while workers die there (all, or every other
+one). It must hold that
 
 - somebody died at the point;
 - every task has ended once, with its value or with `WorkerDiedError`, and no oftener than deaths explain;
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = "BIREME_FAIL_POINTS"
+GROUPS = (
+    *("template", "birth", "claim", "wake", "begin", "progress", "segment", "arena", "result"),
+    *("finish", "notify", "release", "spin", "sleep", "leave"),
+)
 WORKERS = 3
 #: Passes after which a worker dies, where it does not come by with every task.
 PASSES = {"template": 5, "birth": 1, "segment": 1, "arena": 2, "leave": 1, "wake": 1} | {
@@ -124,6 +129,8 @@ def run_point(plan: Plan, point: str, start_method: str) -> str:
         assert died <= dead, f"{died} deaths blamed on tasks, {dead} were there"
         assert dead, f"nobody died: {pool.statistics()}"
         plan.disarm()
+        if point.startswith("template"):
+            kill_descendant(pool._client.template_pid())  # this one would still follow the plan
         make_whole(pool)
         pool.close()
     except BaseException as error:
@@ -232,29 +239,36 @@ def own_arena_bytes() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    from bireme import _core
-
-    points: list[str] = _core.fail_points()
     parser = argparse.ArgumentParser()
-    parser.add_argument("method")
-    parser.add_argument("points", nargs="*", choices=[[], *points])
+    parser.add_argument("method", choices=["template", "fork", "spawn", "forkserver"])
+    parser.add_argument("groups", nargs="*", choices=[[], *GROUPS], default=[])
     options = parser.parse_args(arguments)
-    if options.method != "template":
-        points = [point for point in points if not point.startswith("template.")]
     failed = 0
     with tempfile.TemporaryDirectory(prefix="bireme-fail-points-") as folder:
         os.environ[FOLDER] = folder
         plan = Plan(Path(folder))
-        for point in options.points or points:
-            try:
-                told = run_point(plan, point, options.method)
-            except Exception as error:
-                notes = " ".join(getattr(error, "__notes__", []))
-                told = f"{point:18} FAILED: {type(error).__name__}: {error} {notes}"
-                failed += 1
-            print(told, flush=True)
-        print(run_broken(plan, options.method), flush=True)
+        for group in options.groups or GROUPS:
+            for point in points_of(group):
+                try:
+                    told = run_point(plan, point, options.method)
+                except Exception as error:
+                    notes = " ".join(getattr(error, "__notes__", []))
+                    told = f"{point:18} FAILED: {type(error).__name__}: {error} {notes}"
+                    failed += 1
+                print(told, flush=True)
+            if group == "birth":
+                print(run_broken(plan, options.method), flush=True)
     return 1 if failed else 0
+
+
+def points_of(group: str) -> list[str]:
+    """Return the points of a group, in the order in which a worker meets them."""
+    from bireme import _core
+
+    every: list[str] = _core.fail_points()
+    strangers = {point for point in every if point.split(".")[0] not in GROUPS}
+    assert not strangers, f"GROUPS lacks {strangers}"
+    return [point for point in every if point.split(".")[0] == group]
 
 
 if __name__ == "__main__":

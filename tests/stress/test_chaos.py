@@ -12,7 +12,7 @@ import bireme
 from tests.stress.chaos import run_chaos
 from tests.support.waiting import GENEROUS
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("warm_template")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("warm_template")]
 
 
 @pytest.mark.parametrize("kind", ["apply_async", "imap", "bytes"])

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.stress.fail_points import GROUPS
+from tests.support.scripts import run_script
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fail-points"
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not (BUILD / "bireme").is_dir(), reason="`make test` builds fail points"),
-]
+pytestmark = pytest.mark.skipif(
+    not (BUILD / "bireme").is_dir(), reason="`make test` builds fail points"
+)
+
+RUN = """
+import sys
+from tests.stress.fail_points import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
 
 
-@pytest.mark.parametrize("method", ["template", "fork"])
-def test_a_death_at_every_fail_point_loses_nothing(method):
+# Workers forked by the caller know no template.
+CASES = [(m, g) for m in ("template", "fork") for g in GROUPS if (m, g) != ("fork", "template")]
+
+
+@pytest.mark.parametrize(("method", "group"), CASES)
+def test_a_death_at_every_fail_point_loses_nothing(method, group):
     path = os.pathsep.join([str(BUILD), str(ROOT)])
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.stress.fail_points", method],
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr[-6000:]}"
+    ended = run_script(RUN, args=[method, group], env={"PYTHONPATH": path}, timeout=110).check()
+    assert " died, " in ended.stdout, ended.describe()
