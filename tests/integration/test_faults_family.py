@@ -138,6 +138,40 @@ def test_a_template_killed_again_and_again():
         assert killed
 
 
+_STALLING = """
+    import os, pathlib, signal, time
+
+    def stall():
+        if pathlib.Path("stall").exists():
+            pathlib.Path("stall").unlink()
+            time.sleep(1.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.register_at_fork(after_in_parent=stall)
+"""
+
+
+def test_a_worker_that_nobody_was_told_of_takes_no_task_along():
+    """It has begun to work when its template dies, which has not told of the birth yet."""
+    program = """
+        import pathlib
+        import bireme
+
+        def work(number):
+            return number, sum(range(5000))
+
+        pathlib.Path("stall").touch()
+        with bireme.Pool(1, preload=("stalling",)) as pool:
+            tasks = pool.options(retries=5)
+            results = [tasks.apply_async(work, (i,)) for i in range(20_000)]
+            right = [(i, sum(range(5000))) for i in range(20_000)]
+            assert [result.get(30) for result in results] == right
+            assert not pathlib.Path("stall").exists()
+    """
+    with Script(program, modules={"stalling.py": _STALLING}) as script:
+        script.wait(timeout=60).check()
+
+
 def test_a_stopped_template_does_not_stop_the_workers():
     program = """
         import bireme, os, signal, sys

@@ -51,7 +51,7 @@ impl Birth {
 
     /// Send the package to the template, which forks the worker.
     pub fn send_to_template(&self, template: impl AsFd) -> io::Result<()> {
-        socket::send_blocking(template, &Message::Birth(self.order).encode(), &self.fds())
+        socket::send(template, &Message::Birth(self.order).encode(), &self.fds())
     }
 
     /// Send the package to a fresh interpreter, which already holds its socket.

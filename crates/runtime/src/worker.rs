@@ -354,7 +354,7 @@ impl Worker {
         }
         loop {
             match socket::receive(&self.socket, &mut buffer, false) {
-                Ok((0, _)) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Ok((0, _)) => given_up(),
                 Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
                     Some(Message::Segment(id)) if fds.len() == 1 => {
                         fail::point(Point::SegmentAttach);
@@ -490,6 +490,12 @@ pub fn sleep(control: &Control, row: usize, timeout: Option<Duration>) {
     });
 }
 
+/// The client is gone, or has hung up: end the worker's descendants and the worker itself.
+fn given_up() -> ! {
+    process::end_descendants();
+    process::leave(1)
+}
+
 /// The thread of a worker that waits for the client's end, then ends the
 /// worker's descendants and the worker itself. It never takes the interpreter's lock.
 #[derive(Debug)]
@@ -508,10 +514,7 @@ impl Watchdog {
             loop {
                 match process::poll_or_hangup(&[heard.as_fd(), client.as_fd()], peer.as_fd()) {
                     Some(0) => return,
-                    Some(_) => {
-                        process::end_descendants();
-                        process::leave(1);
-                    }
+                    Some(_) => given_up(),
                     None => {}
                 }
             }

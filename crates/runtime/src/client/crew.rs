@@ -8,8 +8,7 @@ use crate::launcher;
 use crate::lines::Lines;
 use crate::message::{BirthOrder, MAX_BYTES, Message};
 use crate::task::{Broken, Outcome};
-use bireme_sched::crew::RowState;
-use bireme_sched::{Action, BirthFailure, BreakReason, Cause, Event};
+use bireme_sched::{Action, BirthFailure, BreakReason, Event};
 use bireme_shm::control::{order, row_flag};
 use bireme_shm::os::{memory, process, socket};
 use bireme_shm::park;
@@ -24,6 +23,9 @@ use std::sync::Arc;
 /// Serials begin again after this one: the ids of a worker's segments begin with its serial, and
 /// those from `0xf_0000` on are the client's.
 const LAST_SERIAL: u32 = 0xe_ffff;
+/// Most workers that are ordered and not born yet. Each has descriptors open here, and the orders of so
+/// many, and their answers, fit the socket to the template: sending one never blocks.
+const MAX_UNBORN: usize = 64;
 
 impl<T: Ticket> Shared<T> {
     /// Tell the crew something, carry its actions out, tell the binding what it must know.
@@ -45,11 +47,19 @@ impl<T: Ticket> Shared<T> {
     }
 
     fn act_fallible(&self, state: &mut State<T>, event: Event) -> io::Result<()> {
+        let todo = state.crew.handle(event);
+        self.carry_out(state, todo)
+    }
+
+    fn carry_out(&self, state: &mut State<T>, mut todo: Vec<Action>) -> io::Result<()> {
         let mut result = Ok(());
-        let mut todo = state.crew.handle(event);
         todo.reverse();
         while let Some(action) = todo.pop() {
             let next = match action {
+                Action::Spawn { row } if state.unborn() >= MAX_UNBORN => {
+                    state.unordered.push_back(row);
+                    None
+                }
                 Action::Spawn { row } => match self.give_birth(state, row) {
                     Ok(next) => next,
                     Err(error) => {
@@ -61,6 +71,7 @@ impl<T: Ticket> Shared<T> {
                         })
                     }
                 },
+                Action::Repair { row } if state.is_haunted(row) => None, // until `lay_to_rest`
                 Action::Repair { row } => {
                     self.repair(state, row);
                     Some(Event::Repaired { row })
@@ -87,7 +98,9 @@ impl<T: Ticket> Shared<T> {
                 Action::KillAll => {
                     kill_all(state);
                     // Who was not forked yet need not be, to be killed.
-                    for (row, _) in std::mem::take(&mut state.births) {
+                    let births = std::mem::take(&mut state.births).into_iter();
+                    let unordered = std::mem::take(&mut state.unordered);
+                    for row in births.map(|(row, _)| row).chain(unordered) {
                         state.workers[row as usize] = None;
                         let reason = BirthFailure::Resource;
                         todo.extend(state.crew.handle(Event::BirthFailed { row, reason }));
@@ -171,6 +184,7 @@ impl<T: Ticket> Shared<T> {
             serial,
             ordered_ns: process::now_ns(),
             pid: 0,
+            ghost_since_ns: None,
             template: None,
             pidfd: None,
             ready_ns: None,
@@ -248,6 +262,12 @@ impl<T: Ticket> Shared<T> {
             }
         };
         self.act(&mut state, event);
+        // SYNC(unordered): rows wait here only while others are unborn, whose answers all come by.
+        while state.unborn() < MAX_UNBORN
+            && let Some(row) = state.unordered.pop_front()
+        {
+            let _ = self.carry_out(&mut state, vec![Action::Spawn { row }]);
+        }
     }
 
     /// Read what the template has to say.
@@ -289,20 +309,17 @@ impl<T: Ticket> Shared<T> {
         let mut state = self.state();
         state.template = None;
         // Workers of the old template finish their task and make room; unborn ones are ordered again.
-        let mut unknown = Vec::new();
-        for (row, worker) in (0..).zip(&mut state.workers) {
-            if worker.take_if(|worker| worker.pid == 0).is_some() {
-                unknown.push(row); // should it live, its watchdog sees that the socket is closed
+        state.unordered.clear();
+        for (row, worker) in state.workers.iter_mut().enumerate() {
+            if let Some(worker) = worker.as_mut().filter(|worker| worker.is_unborn()) {
+                // Should it live, it claims nothing more, and its watchdog ends it.
+                worker.ghost_since_ns = Some(process::now_ns());
+                let flags = &self.control.row(row).flags;
+                flags.fetch_or(row_flag::RETIRE, Ordering::SeqCst);
+                socket::hang_up(&worker.socket);
             }
         }
         self.act(&mut state, Event::TemplateLost);
-        // One may have run a task, and been heard, without anybody having told its birth.
-        for row in unknown {
-            if state.crew.row(row) == RowState::Ready {
-                let cause = Cause::Signalled(9);
-                self.act(&mut state, Event::Died { row, cause });
-            }
-        }
         let served: Vec<u32> = (0..)
             .zip(&state.workers)
             .filter_map(|(row, worker)| worker.as_ref().filter(|w| w.pid != 0).map(|_| row))

@@ -7,6 +7,7 @@ use crate::limits;
 use crate::message::{Ended, UNKNOWN_STATUS};
 use crate::task::Outcome;
 use bireme_sched::attempt::{on_item_stopped, on_worker_death};
+use bireme_sched::crew::RowState;
 use bireme_sched::{BirthFailure, Cause, Event, RetryPolicy};
 use bireme_shm::control::row_flag;
 use bireme_shm::os::process;
@@ -23,6 +24,8 @@ use std::time::Duration;
 const WORKER_VARIABLE: &str = "BIREME_WORKER";
 /// How long the template may take to tell how a worker ended.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the row of a worker that nobody was told of waits for its end: somebody may have stopped it.
+const GHOST_NS: u64 = 10_000_000_000;
 /// How long a process may live on after it has closed its control socket.
 const LEAVING_PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -161,6 +164,32 @@ impl<T: Ticket> Shared<T> {
                 cause: Cause::Signalled(signal.saturating_neg()),
             },
         })
+    }
+
+    /// Bury the workers whose template died without having told of them, once they are gone.
+    ///
+    /// Until then their rows stay theirs: they may claim one task more.
+    pub(super) fn lay_to_rest(&self, state: &mut State<T>) {
+        let now = process::now_ns();
+        for row in 0..state.workers.len() as u32 {
+            let Some(worker) = &state.workers[row as usize] else {
+                continue;
+            };
+            let gone = worker
+                .ghost_since_ns
+                .is_some_and(|since| worker.deaf_since_ns.is_some() || now - since > GHOST_NS);
+            if !gone {
+                continue;
+            }
+            if state.crew.row(row) != RowState::Dead {
+                let cause = Cause::Signalled(9); // it was ready, and heard
+                self.act(state, Event::Died { row, cause });
+            }
+            self.hear_output(state, row);
+            self.flush_output(state, row);
+            self.repair(state, row);
+            self.act(state, Event::Repaired { row });
+        }
     }
 
     /// End the workers that called `exec`: another program runs under their pid, and knows no task.

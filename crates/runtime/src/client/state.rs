@@ -70,6 +70,8 @@ pub(super) struct Worker {
     pub(super) serial: u32,
     pub(super) ordered_ns: u64,
     pub(super) pid: i32,
+    /// When its template died without having told of it: it may live, and its socket tells its end.
+    pub(super) ghost_since_ns: Option<u64>,
     /// The connection to the template that was asked for it, and reaps it.
     pub(super) template: Option<Arc<OwnedFd>>,
     pub(super) pidfd: Option<Arc<OwnedFd>>,
@@ -91,6 +93,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Whether it is ordered, and its birth is still to be told.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.pid == 0 && self.ghost_since_ns.is_none()
+    }
+
     /// Send a message now, or when the socket has room again. `false` if there is no need any more:
     /// what it is about was not sent either.
     pub(super) fn post(&mut self, letter: Letter) -> bool {
@@ -155,6 +162,8 @@ pub(super) struct State<T> {
     pub(super) wholes: Wholes,
     pub(super) workers: Vec<Option<Worker>>,
     pub(super) births: VecDeque<(u32, crate::birth::Birth)>,
+    /// Rows whose workers are ordered once others are born.
+    pub(super) unordered: VecDeque<u32>,
     pub(super) crew: Crew,
     pub(super) last_serial: u32,
     pub(super) template: Option<Arc<OwnedFd>>,
@@ -190,6 +199,7 @@ impl<T> State<T> {
             wholes: Wholes::new(),
             workers: (0..rows).map(|_| None).collect(),
             births: VecDeque::new(),
+            unordered: VecDeque::new(),
             crew,
             last_serial: 0,
             template: None,
@@ -208,6 +218,18 @@ impl<T> State<T> {
             last_use_ns: 0,
             oom_kills: crate::limits::oom_kills(),
         }
+    }
+
+    /// How many workers are ordered and have no pid yet.
+    pub(super) fn unborn(&self) -> usize {
+        let workers = self.workers.iter().flatten();
+        workers.filter(|worker| worker.is_unborn()).count()
+    }
+
+    /// Whether a worker that nobody was told of may still work as `row`.
+    pub(super) fn is_haunted(&self, row: u32) -> bool {
+        let worker = self.workers.get(row as usize).and_then(Option::as_ref);
+        worker.is_some_and(|worker| worker.ghost_since_ns.is_some())
     }
 
     /// Tell workers of shared segments that nobody will name again.

@@ -156,6 +156,7 @@ impl<T: Ticket> Shared<T> {
         }
         self.pursue(&mut state);
         self.end_strangers(&mut state);
+        self.lay_to_rest(&mut state);
         if dead.is_empty() {
             self.note_families(&mut state);
         }
@@ -193,7 +194,8 @@ impl<T: Ticket> Shared<T> {
             .next_due_ns()
             .map(|due| Duration::from_nanos(due.saturating_sub(process::now_ns()).max(1_000_000)));
         let pursuit = Self::next_pursuit_ns(&state).map(Duration::from_nanos);
-        let leaving = |worker: &Worker| worker.deaf_since_ns.is_some();
+        let leaving =
+            |worker: &Worker| worker.deaf_since_ns.is_some() || worker.ghost_since_ns.is_some();
         let busy = state.outstanding > 0 || state.workers.iter().flatten().any(leaving);
         let busy = busy.then_some(SLOW_TICK);
         let backlog = (!state.backlog.is_empty()).then_some(Duration::from_millis(5));
@@ -224,7 +226,7 @@ impl<T: Ticket> Shared<T> {
         );
         let listens = !state.events.are_many();
         for (row, worker) in (0..).zip(&state.workers) {
-            let Some(worker) = worker.as_ref().filter(|worker| worker.pid != 0) else {
+            let Some(worker) = worker.as_ref().filter(|worker| !worker.is_unborn()) else {
                 continue;
             };
             wanted.extend(

@@ -134,7 +134,7 @@ pub fn poll_or_hangup(readable: &[BorrowedFd<'_>], peer: BorrowedFd<'_>) -> Opti
         .iter()
         .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
         .collect();
-    entries.push(PollFd::from_borrowed_fd(peer, PollFlags::empty()));
+    entries.push(PollFd::from_borrowed_fd(peer, PollFlags::RDHUP));
     let _ = rustix::event::poll(&mut entries, None);
     entries.iter().position(|entry| !entry.revents().is_empty())
 }

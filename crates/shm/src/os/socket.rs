@@ -63,6 +63,11 @@ fn send_with(
     }
 }
 
+/// Say that nothing more will be sent; what the peer still sends, and its end, can be heard.
+pub fn hang_up(socket: impl AsFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
 /// Why a message came without the descriptor that was sent with it.
 pub fn descriptor_dropped() -> io::Error {
     rustix::io::Errno::MFILE.into()
