@@ -9,7 +9,7 @@ import sys
 import weakref
 from _thread import get_native_id
 
-from bireme import _core, _surroundings
+from bireme import _checks, _core, _surroundings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 def start_method_of(start_method: str | None, context: Any) -> str:
     """Check the start method that a pool's arguments name."""
     if context is not None:
-        wanted = context if isinstance(context, str) else context.get_start_method()
+        wanted = context if isinstance(context, str) else _start_method_in(context)
+        if wanted not in _START_METHODS:
+            _checks.refuse(ValueError, "context", f"one of {', '.join(_START_METHODS)}", context)
         if start_method not in (None, wanted):
             raise ValueError(
                 f"context asks for start method {wanted!r}, start_method for {start_method!r}"
@@ -39,10 +41,18 @@ def start_method_of(start_method: str | None, context: Any) -> str:
             f"{worker.preparing!r} what a script does must be under `if __name__ == '__main__':`"
         )
     if start_method not in _START_METHODS:
-        raise ValueError(
-            f"start_method must be one of {', '.join(_START_METHODS)}, got {start_method!r}"
+        _checks.refuse(
+            ValueError, "start_method", f"one of {', '.join(_START_METHODS)}", start_method
         )
     return start_method
+
+
+def _start_method_in(context: Any) -> Any:
+    try:
+        return context.get_start_method()
+    except AttributeError:
+        wanted = "a multiprocessing context or the name of a start method"
+        _checks.refuse(TypeError, "context", wanted, context)
 
 
 def birth_place(start_method: str, preload: tuple[str, ...]) -> tuple[str, list[str]]:

@@ -6,10 +6,10 @@ import sys
 from itertools import count
 from operator import length_hint
 
-from bireme import _shared_pool
+from bireme import _checks, _shared_pool
 from bireme._inline import Inline
 from bireme._source import Source
-from bireme._submit import check_chunksize, check_options
+from bireme._submit import check_chunksize, check_options, check_together
 from bireme.pool import worker_count
 
 TYPE_CHECKING = False
@@ -53,12 +53,16 @@ class Call:
         birth: Birth,
         options: dict[str, Any],
     ) -> None:
-        if not callable(fn):
-            raise TypeError(f"{name}() needs a callable, got {type(fn).__name__}")
+        _checks.function("fn", fn)
+        if inline is not None:
+            _checks.flag("inline", inline)
+        if options:
+            check_options(options)
+            check_together(options)
         self.fn = fn
-        self.options = check_options(options) if options else options
+        self.options = options
         self._name = name
-        self._workers = None if workers is None else worker_count(workers)
+        self._workers = None if workers is None else worker_count(workers, "workers")
         self._birth = birth
         # What was set that only workers give, or give best.
         self._why = [*options]

@@ -24,10 +24,10 @@ def _mib(size: int) -> str:
 
 
 def certify(
-    fields: dict[str, Any], function: Any, item: int | None, lost: bool, culprit: int | None
+    fields: dict[str, Any], named: Any, item: int | None, lost: bool, culprit: int | None
 ) -> BaseException:
-    """Make the exception for a call of `function` on `item` whose worker died in item `culprit`."""
-    name = function_name(function)
+    """Make the exception for a call of `named` on `item` whose worker died in item `culprit`."""
+    name = function_name(named)
     became = fields.pop("became")
     if not lost:
         culprit = item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bireme._calls import Call, LocalIterator
-from bireme._submit import check_chunksize, start_imap
+from bireme._submit import check_buffersize, check_chunksize, start_imap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,8 +220,7 @@ def imap(
     items: Iterable[Any] = zip(*iterables, strict=False) if star else iterables[0]
     if call.stays:
         check_chunksize(chunksize)
-        if buffersize is not None and buffersize < 1:
-            raise ValueError(f"buffersize must be a positive int or None, got {buffersize!r}")
+        check_buffersize(buffersize)
         return LocalIterator(call, items, star, progress)
     if progress:
         call.options["progress"] = True
@@ -237,7 +236,7 @@ def _options(
         options["seed"] = seed
     if task_timeout is not None:
         options["task_timeout"] = task_timeout
-    if retries:
+    if retries != 0:
         options["retries"] = retries
     if retry_on:
         options["retry_on"] = retry_on

@@ -119,14 +119,14 @@ class Remote:
         self,
         record: bytes,
         worker: int,
-        stop: bool | None,
-        function: Any = None,
+        limit: float | None,
+        named: Any = None,
         index: int | None = None,
     ) -> BaseException:
-        """Make the exception that a task raised; `stop` tells why it had been stopped."""
+        """Make the exception that a task raised; `limit` are the seconds that it ran longer than."""
         name, text, traceback, body, by_value = pickle.loads(record)
         if name.endswith("TaskStopped") and body is None:
-            return self.stopped(stop is not False, index, index is None, function)
+            return self.stopped(limit, index, index is None, named)
         error: Any = None
         reason = "it cannot be pickled"
         if body is not None:
@@ -162,7 +162,7 @@ class Remote:
     def worker_died(
         self,
         fields: dict[str, Any],
-        function: Any,
+        named: Any,
         index: int,
         lost: bool,
         culprit: int | None,
@@ -172,22 +172,26 @@ class Remote:
         with _room():
             from bireme._certificate import certify
 
-            return certify(fields, function, None if single else index, lost, culprit)
+            return certify(fields, named, None if single else index, lost, culprit)
 
     def stopped(
-        self, timeout: bool, index: int | None, single: bool, function: Any = None
+        self, limit: float | None, index: int | None, single: bool, named: Any = None
     ) -> BaseException:
-        """Make the exception for a task that was stopped."""
+        """Make the exception for a task that was stopped: cancelled, or after `limit` seconds."""
         which = "the task"
-        if function is not None:
+        if named is not None:
             from bireme.serialize import function_name
 
-            which = function_name(function)
+            which = function_name(named)
         if not single and index is not None:
             which += f" on item {index}"
-        if timeout:
-            return errors.TaskTimeoutError(f"{which} ran longer than its task_timeout")
-        return errors.CancelledError(f"{which} was cancelled")
+        if limit is None:
+            return errors.CancelledError(f"{which} was cancelled")
+        error = errors.TaskTimeoutError(
+            f"{which} ran longer than its task_timeout of {limit:g} s, and was stopped"
+        )
+        error.add_note("hint: the time counts from the start of the item, not from its submission")
+        return error
 
     def terminated(self) -> BaseException:
         """Make the exception for what had not ended when its pool was terminated."""

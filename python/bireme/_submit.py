@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from operator import index
 
+from bireme import _checks
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
@@ -24,27 +24,36 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"unexpected option {sorted(unknown)[0]!r}; known are {', '.join(sorted(_OPTIONS))}"
         )
-    timeout = options.get("task_timeout")
-    if timeout is not None and not isinstance(timeout, (int, float)):
-        raise TypeError(f"task_timeout must be a number of seconds or None, got {timeout!r}")
-    retries = options.get("retries", 0)
-    if not isinstance(retries, int) or not 0 <= retries < 2**16:
-        raise ValueError(f"retries must be an int from 0 to 65535, got {retries!r}")
-    seed = options.get("seed")
-    if seed is not None and (not isinstance(seed, int) or not 0 <= seed < 2**64):
-        raise ValueError(f"seed must be an int from 0 to 2**64 - 1, got {seed!r}")
+    _checks.seconds("task_timeout", options.get("task_timeout"))
+    _checks.whole("retries", options.get("retries", 0), 0, 2**16 - 1)
+    if options.get("seed") is not None:
+        check_seed(options["seed"])
+    if not isinstance(options.get("name"), (str, type(None))):
+        _checks.refuse(TypeError, "name", "a str or None", options["name"])
     return options
+
+
+def check_seed(seed: Any) -> int:
+    return _checks.whole("seed", seed, 0, 2**64 - 1)
+
+
+def check_together(options: dict[str, Any]) -> None:
+    """Refuse options that mean nothing without another one."""
+    if options.get("retry_on") and not options.get("retries"):
+        raise ValueError(
+            "retry_on says after which exceptions to retry: it needs retries=1 or more"
+        )
 
 
 def _prepare(
     pool: Pool, func: Callable[..., Any], options: dict[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Check options; give the function to send and the core's arguments."""
-    if not callable(func):
-        raise TypeError(f"func must be callable, got {type(func).__name__}")
+    _checks.function("func", func)
     if not options and pool._seed is None:
         return func, {}
     options = check_options(options)
+    check_together(options)
     retries = options.get("retries", 0)
     if options.get("retry_on"):
         from bireme._retry import Retrying
@@ -57,6 +66,7 @@ def _prepare(
         "retries": retries,
         "seed": seed,
         "retry_timeouts": _names_timeout(options.get("retry_on", ())),
+        "name": options.get("name"),
     }
 
 
@@ -80,7 +90,10 @@ def submit_call(
     if pool._closing or client is None:
         raise ValueError("Pool not running")
     if args.__class__ is not tuple:
+        _checks.items("args", args)
         args = tuple(args)
+    if kwds.__class__ is not dict and not isinstance(kwds, dict):
+        _checks.refuse(TypeError, "kwds", "a dict", kwds)
     if callback is None and error_callback is None and not options and pool._seed is None:
         return client.apply(AsyncResult, func, args, kwds)  # type: ignore[no-any-return]
     func, settings = _prepare(pool, func, options)
@@ -103,6 +116,8 @@ def _factory(callback: Any, error_callback: Any) -> tuple[Any, bool]:
     """Give what makes the result object, and whether somebody is to be called back."""
     if callback is None and error_callback is None:
         return AsyncResult, False
+    _checks.function("callback", callback, optional=True)
+    _checks.function("error_callback", error_callback, optional=True)
 
     def make(handle: Any) -> AsyncResult:
         result = AsyncResult(handle)
@@ -128,15 +143,11 @@ def _sequence(iterable: Any) -> Any:
 
 
 def check_chunksize(chunksize: int | None) -> int | None:
-    if chunksize is None:
-        return None
-    try:
-        size = index(chunksize)
-    except TypeError:
-        raise TypeError(f"chunksize must be an int or None, got {chunksize!r}") from None
-    if size < 1:
-        raise ValueError(f"chunksize must be 1 or more, got {size}")
-    return size
+    return None if chunksize is None else _checks.whole("chunksize", chunksize, 1)
+
+
+def check_buffersize(buffersize: int | None) -> int | None:
+    return None if buffersize is None else _checks.whole("buffersize", buffersize, 1)
 
 
 def submit_map(
@@ -151,6 +162,7 @@ def submit_map(
 ) -> AsyncResult:
     client = pool._open()
     func, settings = _prepare(pool, func, options)
+    _checks.items("iterable", iterable)
     items = _sequence(iterable)
     if settings.get("retry_timeouts") and settings["task_timeout"] is not None and not chunksize:
         chunksize = 1  # what ran out of time is tried again alone
@@ -178,8 +190,8 @@ def start_imap(
     client = pool._open()
     func, settings = _prepare(pool, func, options)
     size = check_chunksize(chunksize) or 1
-    if buffersize is not None and (not isinstance(buffersize, int) or buffersize < 1):
-        raise ValueError(f"buffersize must be a positive int or None, got {buffersize!r}")
+    buffersize = check_buffersize(buffersize)
+    _checks.items("iterable", iterable)
     client.check_function(func)
     ahead = 4 * pool.processes if buffersize is None else max(1, buffersize // size)
     items = ItemIterator(pool, client, func, iterable, star, size, ahead, ordered, settings)

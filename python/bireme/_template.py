@@ -13,7 +13,7 @@ def main(preload: tuple[str, ...] = (), start: str = "template") -> None:
     socket = os.dup(0)
     worker.silence_input()  # or what arrives could get descriptor 0
     host = _core.TemplateHost(socket)
-    _set_name("bireme:template")
+    _core.set_title("bireme:template")
     for name in preload:
         __import__(name)
     gc.collect()
@@ -31,11 +31,3 @@ def main(preload: tuple[str, ...] = (), start: str = "template") -> None:
             worker.main(host.take_birth(), start)
         host.forked(pid, 0)
     os._exit(0)
-
-
-def _set_name(name: str) -> None:
-    try:
-        with open("/proc/self/comm", "w") as comm:
-            comm.write(name[:15])
-    except OSError:
-        pass

@@ -7,11 +7,18 @@ import pickle
 import sys
 import weakref
 
-from bireme import _core, _surroundings
+from bireme import _checks, _core, _surroundings
 from bireme._births import birth_place, fork_workers, register, start_method_of, warn_of_threads
 from bireme._remote import Remote, keep_spare, resource_error
 from bireme._result import AsyncResult
-from bireme._submit import check_options, finish, start_imap, submit_call, submit_map
+from bireme._submit import (
+    check_options,
+    check_seed,
+    finish,
+    start_imap,
+    submit_call,
+    submit_map,
+)
 from bireme.serialize import Encoder
 
 TYPE_CHECKING = False
@@ -26,6 +33,7 @@ __all__ = ["AsyncResult", "Pool", "PoolView"]
 
 _MEMORY_SHARE = 0.5  # of what is available when the pool is made
 _LEAST_MEMORY = 1 << 20  # what the caller, and each worker, takes at a time
+_MOST_WORKERS = 4096
 _numbers = iter(range(1, sys.maxsize))
 
 
@@ -55,7 +63,7 @@ class Pool:
     preload : sequence of str
         Modules that the template imports once, before workers are forked from it.
     name : str, optional
-        Shown in process titles.
+        Shown in the workers' process titles, ``bireme:NUMBER:NAME``.
     seed : int, optional
         Default for ``seed`` of each call: every item gets random streams of its own.
     forward_output : bool
@@ -107,19 +115,22 @@ class Pool:
     ) -> None:
         self._client: _core.Client | None = None
         self.processes = worker_count(processes)
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+        _checks.function("initializer", initializer, optional=True)
+        _checks.items("initargs", initargs)
         if maxtasksperchild is not None and (
-            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
-        ):
-            raise ValueError(
-                f"maxtasksperchild must be a positive int or None, got {maxtasksperchild!r}"
+            not isinstance(maxtasksperchild, int) or not 0 < maxtasksperchild < 2**32
+        ):  # a ValueError whatever it is, as the standard one gives
+            _checks.refuse(
+                ValueError, "maxtasksperchild", "a positive int or None", maxtasksperchild
             )
-        if max_pending < 1:
-            raise ValueError(f"max_pending must be at least 1, got {max_pending}")
+        memory_limit = _budget(object_memory, self.processes)
+        max_pending = _checks.whole("max_pending", max_pending, 1)
+        forward_output = _checks.flag("forward_output", forward_output)
+        if not isinstance(name, (str, type(None))):
+            _checks.refuse(TypeError, "name", "a str or None", name)
         self.start_method = start_method_of(start_method, context)
         self.name = name or f"pool-{next(_numbers)}"
-        self._seed = seed
+        self._seed = None if seed is None else check_seed(seed)
         self._order = 0  # submissions so far: the index that seeds an `apply`
         self._closing = False
         self._feeds: weakref.WeakSet[ItemIterator] = weakref.WeakSet()
@@ -141,7 +152,7 @@ class Pool:
                 maxtasksperchild or 0,
                 forward_output,
                 max_pending,
-                _budget(object_memory, self.processes),
+                memory_limit,
             )
         except OSError as error:
             raise resource_error(f"the pool cannot be started: {error}") from error
@@ -245,8 +256,8 @@ class Pool:
             itself: large chunks first, the rest shared among idle workers.
         **options
             ``task_timeout`` (seconds an item may run), ``retries`` (attempts more after a
-            worker's death), ``retry_on`` (exceptions that are tried again too), ``seed``,
-            ``progress`` (a tqdm bar).
+            worker's death), ``retry_on`` (exceptions that these attempts are for, too), ``seed``,
+            ``progress`` (a tqdm bar), ``name`` (what errors call it by).
 
         Raises
         ------
@@ -334,7 +345,8 @@ class Pool:
         Parameters
         ----------
         **options
-            ``task_timeout``, ``retries``, ``retry_on``, ``seed``, ``name``.
+            ``task_timeout``, ``retries``, ``retry_on`` and ``seed`` as for `map`; ``name`` is
+            what errors call the task by, instead of its function's name.
         """
         return PoolView(self, check_options(options))
 
@@ -483,21 +495,10 @@ def _budget(object_memory: Any, processes: int) -> int:
     if object_memory is None:
         return int(_core.available_memory() * _MEMORY_SHARE)
     least = _LEAST_MEMORY * (1 + processes)
-    if not isinstance(object_memory, int) or object_memory < least:
-        raise ValueError(
-            f"object_memory must be a number of bytes, at least {least} for {processes} workers, "
-            f"got {object_memory!r}"
-        )
-    return object_memory
+    return _checks.whole(f"object_memory for {processes} workers", object_memory, least)
 
 
-def worker_count(processes: Any) -> int:
+def worker_count(processes: Any, name: str = "processes") -> int:
     if processes is None:
         return _core.usable_cpus()
-    if not isinstance(processes, int):
-        raise TypeError(f"processes must be an int or None, got {type(processes).__name__}")
-    if processes < 1:
-        raise ValueError(f"Number of processes must be at least 1, got {processes}")
-    if processes > 4096:
-        raise ValueError(f"processes must be at most 4096, got {processes}")
-    return processes
+    return _checks.whole(name, processes, 1, _MOST_WORKERS)

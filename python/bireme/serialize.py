@@ -24,7 +24,7 @@ from _pickle import dumps as _plain_dumps
 from _pickle import loads as _plain_loads
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from bireme import _rebuild
+from bireme import _checks, _rebuild
 from bireme._rules import Rules
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
@@ -178,9 +178,12 @@ class Encoder(_Side):
 
         Raises
         ------
+        TypeError
+            If it cannot be called.
         bireme.errors.PicklingError
             If something in it cannot be pickled; the message says what and where.
         """
+        _checks.function("func", fn)
         name = function_name(fn)
         if self._is_importable(fn):
             payload = _plain_dumps(fn, 5)
@@ -313,7 +316,9 @@ class _Versioned:
 
 
 def function_name(fn: Any) -> str:
-    """Return a readable name of any callable: ``module.qualname``."""
+    """Return a readable name of any callable: ``module.qualname``. A name stays as it is."""
+    if isinstance(fn, str):
+        return fn
     inner = fn
     while not hasattr(inner, "__qualname__"):
         inner = getattr(inner, "func", None)
@@ -341,6 +346,7 @@ def refresh(fn: Callable[..., Any]) -> None:
     """
     from bireme._fingerprint import touch
 
+    _checks.function("fn", fn)
     owners = []
     for buffer in Encoder(by_value_main=True).encode_function(fn).buffers:
         with buffer.raw() as view:

@@ -190,7 +190,7 @@ def _main(birth: _core.Birth, start: str) -> int:
     else:
         _surroundings.apply(boot["surroundings"], main=start == "template")
     os.environ["BIREME_WORKER"] = f"{boot['owner']}:{core.serial}"  # known to whatever it starts
-    _set_title(boot["name"], core.row)
+    _core.set_title(f"bireme:{core.row}:{boot['name']}")
     _reseed()
     if start in ("spawn", "forkserver"):
         from multiprocessing import spawn
@@ -216,20 +216,6 @@ def _main(birth: _core.Birth, start: str) -> int:
     core.ready()
     core.run(hooks)
     return 0
-
-
-def _set_title(name: str, row: int) -> None:
-    title = f"bireme:{name}:{row}"
-    try:
-        import setproctitle  # type: ignore[import-not-found]
-
-        setproctitle.setproctitle(title)
-    except ImportError:
-        try:
-            with open("/proc/self/comm", "w") as comm:
-                comm.write(title[:15])
-        except OSError:
-            pass
 
 
 def spawned() -> None:

@@ -212,7 +212,7 @@ def test_a_task_that_raises_stop_iteration_ends_no_others(shared_pool, tmp_path,
 
 @pytest.mark.parametrize("chunksize", [1.5, "a"])
 def test_a_chunksize_that_is_no_number_of_items(shared_pool, chunksize):
-    with pytest.raises(TypeError, match="chunksize must be an int or None, got"):
+    with pytest.raises(TypeError, match="chunksize must be an int of at least 1, got"):
         shared_pool.map(tasks.square, [1], chunksize)
 
 

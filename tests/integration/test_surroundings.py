@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
 
 ALL = ("template", "fork", "spawn", "forkserver")
@@ -215,3 +218,13 @@ _TYPED = """
 def test_functions_typed_at_a_prompt(run_script):
     """The prompt has no file, and a later cell may redefine what an earlier one defined."""
     run_script(_CELLS, modules={"typed.py": _TYPED}).check()
+
+
+def test_workers_have_readable_titles(make_pool):
+    pool = make_pool(1, name="census of code")
+    process = psutil.Process(pool.apply(os.getpid))
+    assert process.name().startswith("bireme:0:census")
+    command = process.cmdline()[0]
+    # The line it was started with is written over: after a fork it may be short.
+    assert command
+    assert "bireme:0:census of code".startswith(command)

@@ -19,6 +19,8 @@ pub(crate) struct Call {
     items: u64,
     /// Index of the first item for those who count over several calls.
     base: u64,
+    /// How long an item may run; 0 for without a limit.
+    limit_ns: u64,
     retry_timeouts: bool,
     slot: AtomicU32,
     done: AtomicBool,
@@ -70,11 +72,18 @@ impl bireme_runtime::client::Ticket for Ticket {
 }
 
 impl Call {
-    pub(crate) fn new(items: u64, single: bool, base: u64, retry_timeouts: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        items: u64,
+        single: bool,
+        base: u64,
+        limit_ns: u64,
+        retry_timeouts: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             single,
             items,
             base,
+            limit_ns,
             retry_timeouts,
             slot: AtomicU32::new(NO_SLOT),
             done: AtomicBool::new(false),
@@ -84,6 +93,11 @@ impl Call {
                 arrived: Vec::new(),
             }),
         })
+    }
+
+    /// Why an item was stopped, for Python: the seconds it was allowed, or `None` if it was cancelled.
+    fn limit_s(&self, reason: StopReason) -> Option<f64> {
+        (reason == StopReason::Timeout).then_some(self.limit_ns as f64 / 1e9)
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -218,12 +232,12 @@ pub(crate) enum Item<'py> {
 impl Part {
     /// Decode into `out`, one item after the other, with the index of each in the call.
     ///
-    /// `errors` is the Python object that makes exceptions out of what the kernel reports.
+    /// `named` is what the errors call the task by, `errors` the Python object that makes exceptions out of what the kernel reports.
     pub(crate) fn decode<'py>(
         self,
         py: Python<'py>,
         call: &Call,
-        function: &Bound<'py, PyAny>,
+        named: &Bound<'py, PyAny>,
         errors: &Bound<'py, PyAny>,
         mut out: impl FnMut(u64, Item<'py>) -> PyResult<()>,
     ) -> PyResult<()> {
@@ -256,10 +270,10 @@ impl Part {
                         hold = Some(Arc::new(*block));
                     }
                 }
-                let stop = stop.map(|reason| reason == StopReason::Timeout);
+                let stop = stop.and_then(|reason| call.limit_s(reason));
                 let whole = no_value(errors, kind, bytes, &|record| {
                     let index = (!single).then_some(base + first);
-                    (record, worker, stop, function, index)
+                    (record, worker, stop, named, index)
                 });
                 if let Some(exception) = whole {
                     let exception = exception
@@ -283,7 +297,7 @@ impl Part {
                                 (true, value) => Item::Value(value),
                                 (false, encoded) => raised(errors.call_method1(
                                     "rebuild",
-                                    (encoded, worker, stop, function, base + index),
+                                    (encoded, worker, stop, named, base + index),
                                 )),
                             };
                             out(index, item)?;
@@ -308,17 +322,15 @@ impl Part {
                     index,
                     raised(errors.call_method1(
                         "worker_died",
-                        (fields, function, base + index, lost, culprit, single),
+                        (fields, named, base + index, lost, culprit, single),
                     )),
                 )
             }),
             End::Stopped(reason) => (first..last).try_for_each(|index| {
-                let timeout = reason == StopReason::Timeout;
+                let limit = call.limit_s(reason);
                 out(
                     index,
-                    raised(
-                        errors.call_method1("stopped", (timeout, base + index, single, function)),
-                    ),
+                    raised(errors.call_method1("stopped", (limit, base + index, single, named))),
                 )
             }),
             End::Unreachable(why) => {

@@ -97,13 +97,13 @@ impl Client {
         &self,
         class: &Bound<'py, PyAny>,
         call: &Arc<Call>,
-        function: &Bound<'py, PyAny>,
+        named: &Bound<'py, PyAny>,
         watched: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let handle = Handle {
             core: Arc::clone(&self.core),
             call: Arc::clone(call),
-            function: function.clone().unbind(),
+            named: named.clone().unbind(),
         };
         let outcome = class.call1((handle,))?;
         if watched {
@@ -132,7 +132,8 @@ impl Client {
 pub(crate) struct Handle {
     core: Arc<Core>,
     call: Arc<Call>,
-    function: Py<PyAny>,
+    /// What errors call it by: the function, or the name that the user gave the task.
+    named: Py<PyAny>,
 }
 
 impl Handle {
@@ -140,7 +141,7 @@ impl Handle {
         Outcome::new(
             Arc::clone(&self.core),
             Arc::clone(&self.call),
-            self.function.clone_ref(py),
+            self.named.clone_ref(py),
         )
     }
 }
@@ -187,7 +188,7 @@ impl Client {
 
     /// Submit one call; gives an instance of `outcome`.
     #[expect(clippy::too_many_arguments, reason = "the options of one call")]
-    #[pyo3(signature = (outcome, function, args, kwds, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, index=0))]
+    #[pyo3(signature = (outcome, function, args, kwds, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, name=None, index=0))]
     fn apply<'py>(
         &self,
         outcome: &Bound<'py, PyAny>,
@@ -199,6 +200,7 @@ impl Client {
         retries: u16,
         seed: Option<u64>,
         retry_timeouts: bool,
+        name: Option<&Bound<'py, PyAny>>,
         index: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
@@ -221,8 +223,8 @@ impl Client {
             }
         };
         let (kind, payload, shared) = core.place(py, &encoded, retries == 0, None)?;
-        let call = Call::new(1, true, index, retry_timeouts);
-        let result = self.outcome(outcome, &call, function, watched)?;
+        let call = Call::new(1, true, index, options.timeout_ns, retry_timeouts);
+        let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
         let task = options.task(&reference, (kind | what, payload, shared), 0..1, index);
         if let Err(error) = core.submit(py, &call, task) {
             self.unwatch(&call);
@@ -233,7 +235,7 @@ impl Client {
 
     /// Submit `items` in chunks; gives an instance of `outcome`.
     #[expect(clippy::too_many_arguments, reason = "the options of one call")]
-    #[pyo3(signature = (outcome, function, items, star, chunksize=None, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, base=0))]
+    #[pyo3(signature = (outcome, function, items, star, chunksize=None, watched=false, task_timeout=None, retries=0, seed=None, retry_timeouts=false, name=None, base=0))]
     fn map<'py>(
         &self,
         outcome: &Bound<'py, PyAny>,
@@ -246,6 +248,7 @@ impl Client {
         retries: u16,
         seed: Option<u64>,
         retry_timeouts: bool,
+        name: Option<&Bound<'py, PyAny>>,
         base: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
@@ -255,8 +258,8 @@ impl Client {
         let options = Options::new(task_timeout, retries, seed)?;
         let len = items.len()? as u64;
         let reference = core.function(function)?;
-        let call = Call::new(len, false, base, retry_timeouts);
-        let result = self.outcome(outcome, &call, function, watched)?;
+        let call = Call::new(len, false, base, options.timeout_ns, retry_timeouts);
+        let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
         if len == 0 {
             core.finish_empty(&call);
             return Ok(result);

@@ -44,13 +44,19 @@ mod _core {
     #[pymodule_export]
     use super::worker::{Worker, current_task, leave_after_task, stop_requested};
     #[pymodule_export]
-    use super::{available_memory, usable_cpus};
+    use super::{available_memory, set_title, usable_cpus};
 }
 
 /// Cores that this process may use.
 #[pyfunction]
 fn usable_cpus() -> u32 {
     bireme_runtime::limits::usable_cpus()
+}
+
+/// Name this process, for `ps` and `top`.
+#[pyfunction]
+fn set_title(title: &str) {
+    bireme_shm::os::process::set_title(title);
 }
 
 /// Names of the steps at which a test may have a process die.

@@ -22,7 +22,8 @@ const DRY_SLICE: Duration = Duration::from_millis(5);
 pub(crate) struct Outcome {
     pub(crate) call: Arc<Call>,
     core: Arc<Core>,
-    function: Py<PyAny>,
+    /// What errors call it by.
+    named: Py<PyAny>,
     gathered: Mutex<Gathered>,
     decoded: Condvar,
 }
@@ -40,11 +41,11 @@ struct Gathered {
 }
 
 impl Outcome {
-    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>, function: Py<PyAny>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>, named: Py<PyAny>) -> Self {
         Self {
             call,
             core,
-            function,
+            named,
             gathered: Mutex::default(),
             decoded: Condvar::new(),
         }
@@ -106,7 +107,7 @@ impl Outcome {
             part.decode(
                 py,
                 &self.call,
-                self.function.bind(py),
+                self.named.bind(py),
                 errors,
                 |index, item| {
                     match (item, &list) {
@@ -217,7 +218,7 @@ impl Outcome {
 
     /// A caught exception's traceback may lead back here: the collector must see through.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.function)?;
+        visit.call(&self.named)?;
         let Ok(gathered) = self.gathered.try_lock() else {
             return Ok(());
         };

@@ -294,6 +294,36 @@ pub fn start_time(pid: i32) -> Option<u64> {
         .ok()
 }
 
+/// Name the calling process, for `ps` and `top`: the command's own name, and the line it was started with.
+///
+/// The line is written over, so no more of `title` is seen there than the line had bytes.
+pub fn set_title(title: &str) {
+    let mut name = title.as_bytes()[..title.len().min(15)].to_vec();
+    name.push(0);
+    let _ =
+        rustix::thread::set_name(std::ffi::CStr::from_bytes_until_nul(&name).unwrap_or_default());
+    let Some((start, end)) = command_line() else {
+        return;
+    };
+    let shown = &title.as_bytes()[..title.len().min(end - start - 1)];
+    // SAFETY: the kernel says that these bytes hold the strings of `argv`. They lie above the main
+    // thread's stack, stay mapped, and nobody looks at them once the program has read its arguments.
+    unsafe {
+        let line = start as *mut u8;
+        line.write_bytes(0, end - start);
+        line.copy_from_nonoverlapping(shown.as_ptr(), shown.len());
+    }
+}
+
+/// Where the line lies in memory that this process was started with.
+fn command_line() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 48 and 49; the third is the first after the name.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start < end).then_some((start, end))
+}
+
 /// Processes whose environment at their last `exec` held the entry `marker`.
 pub fn with_environment(marker: &str) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
