@@ -106,6 +106,10 @@ def _fork_one(client: _core.Client, row: int, birth: _core.Birth) -> None:
     # Ctrl-C between the fork and the news of it would leave a worker that nobody knows.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     in_main_thread = get_native_id() == os.getpid()
+    # Before the fork and not amid its hooks: what another thread imported there may have hooks itself, of
+    # which only the second would be called.
+    for one in _clients():
+        one.pause(False)
     try:
         pid = os.fork()
         if pid == 0:
@@ -197,3 +201,4 @@ def _end_all() -> None:
                 break
         client.pause(True)
     _core.end_templates()
+    _core.end_begins()

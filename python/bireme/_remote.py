@@ -69,6 +69,38 @@ class _Revived:
         return revive, (type(self.error), self.error.args, self.error.__dict__)
 
 
+def _sendable(error: BaseException) -> Any:
+    """Give what pickles as `error`; the members of a group are seen to as well."""
+    if isinstance(error, BaseExceptionGroup) and type(error).__reduce__ is _PLAIN_REDUCE:
+        members = [_sendable(member) for member in error.exceptions]
+        if any(isinstance(member, (_Revived, _Regrouped)) for member in members):
+            return _Regrouped(error, members)
+    return error if _can_be_made_again(error) else _Revived(error)
+
+
+_PLAIN_REDUCE = BaseException.__reduce__
+
+
+class _Regrouped:
+    """Pickles as a group of exceptions some of which need to be revived."""
+
+    def __init__(self, group: BaseExceptionGroup[Any], members: list[Any]) -> None:
+        self.group = group
+        self.members = members
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return regroup, (type(self.group), self.group.message, self.members, self.group.__dict__)
+
+
+def regroup(
+    cls: type[BaseExceptionGroup[Any]], message: str, members: list[Any], state: dict[str, Any]
+) -> BaseException:
+    """Make a group of exceptions."""
+    group = cls(message, members)
+    group.__dict__.update(state)
+    return group
+
+
 def revive(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     """Make an exception without calling its `__init__`."""
     error = cls.__new__(cls, *args)
@@ -85,7 +117,7 @@ def encode(error: BaseException, decoder: Decoder | None = None) -> bytes:
     if isinstance(error, TaskStopped):
         return pickle.dumps((name, "stopped", text, None, True))
     body: bytes | None
-    sent: Any = error if _can_be_made_again(error) else _Revived(error)
+    sent = _sendable(error)
     try:
         body = pickle.dumps(sent, 5)
     except Exception:
@@ -109,11 +141,16 @@ class Remote:
         Knows the classes that travelled by value.
     fork : callable
         Forks the workers that a client wants (`start_method="fork"`).
+    prepares : bool
+        Whether workers run the user's code before their first task: an initializer, the main module.
     """
 
-    def __init__(self, encoder: Encoder, fork: Callable[[_core.Client], None]) -> None:
+    def __init__(
+        self, encoder: Encoder, fork: Callable[[_core.Client], None], prepares: bool
+    ) -> None:
         self._encoder = encoder
         self._fork = fork
+        self._prepares = prepares
 
     def rebuild(
         self,
@@ -209,13 +246,20 @@ class Remote:
 
     def initializer_died(self, story: str) -> BaseException:
         """Make the exception for a pool whose workers die before they are ready."""
+        if not self._prepares:
+            return self._nobody_lives(f"workers die while they start: {story}")
         message = f"workers die while they start (in the initializer or an import): {story}"
         return errors.InitializerError(message)
 
+    def _nobody_lives(self, message: str) -> BaseException:
+        with _room():
+            return errors.WorkerDiedError(message)  # type: ignore[no-any-return]
+
     def workers_die(self, story: str) -> BaseException:
         """Make the exception for a pool whose workers die before their first task."""
-        message = f"workers die as soon as they are ready, before any task: {story}"
-        return errors.InitializerError(message)
+        return self._nobody_lives(
+            f"workers die as soon as they are ready, before any task: {story}"
+        )
 
     def cannot_start(self, story: str) -> BaseException:
         """Make the exception for a pool that gets no processes."""

@@ -19,6 +19,7 @@ from bireme._submit import (
     submit_call,
     submit_map,
 )
+from bireme.errors import ForkedError
 from bireme.serialize import Encoder
 
 TYPE_CHECKING = False
@@ -136,7 +137,8 @@ class Pool:
         self._feeds: weakref.WeakSet[ItemIterator] = weakref.WeakSet()
         encoder = Encoder(by_value_main=self.start_method == "template")
         boot = self._boot(encoder, initializer, tuple(initargs), forward_output)
-        faces = Remote(encoder, fork_workers)
+        imports_main = self.start_method in ("spawn", "forkserver")
+        faces = Remote(encoder, fork_workers, initializer is not None or imports_main)
         start, command = birth_place(self.start_method, tuple(preload))
         if self.start_method == "fork":
             warn_of_threads()
@@ -354,8 +356,13 @@ class Pool:
 
     def close(self) -> None:
         """Accept no more calls; the workers leave when everything submitted has run."""
+        self._check_owner()
         self._closing = True
         self._close_if_fed()
+
+    def _check_owner(self) -> None:
+        if self._client is not None:
+            self._client.check_owner()
 
     def _close_if_fed(self) -> None:
         if (
@@ -367,6 +374,7 @@ class Pool:
 
     def terminate(self) -> None:
         """End the workers now. What has not ended raises `CancelledError`."""
+        self._check_owner()
         self._closing = True
         if self._client is not None:
             self._client.terminate()
@@ -379,6 +387,7 @@ class Pool:
         ValueError
             If neither `close` nor `terminate` was called before.
         """
+        self._check_owner()
         if not self._closing:
             raise ValueError("Pool is still running")
         assert self._client is not None
@@ -398,7 +407,10 @@ class Pool:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.terminate()
+        try:
+            self.terminate()
+        except ForkedError:
+            return  # a forked child leaves the block: the pool is not its to end
         self._join_quietly()
 
     def _join_quietly(self) -> None:

@@ -73,17 +73,21 @@ class Hooks:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._handler = _on_interrupt
 
+    def watch_again(self) -> None:
+        """Have the watchdog run again after a fork."""
+        self.forked = False
+        self.core.watch()
+
     def end_task(self) -> None:
         """End what the task left open: a line, signal handlers, a fork."""
-        for stream in (sys.stdout, sys.stderr):
+        for stream in _streams():
             end = getattr(stream, "end_task", None)
             if end is not None:
                 end()
         if signal.getsignal(signal.SIGINT) is not self._handler:
             self.install()
         if self.forked:
-            self.forked = False
-            self.core.watch()
+            self.watch_again()
         if self.seeded:
             from bireme._seeds import leave_items
 
@@ -105,8 +109,13 @@ def _name_for_multiprocessing(serial: int) -> None:
             current.name = f"BiremePoolWorker-{serial}"
 
 
+def _streams() -> list[Any]:
+    """Give the standard streams that there are: a task may have deleted them."""
+    return [vars(sys).get("stdout"), vars(sys).get("stderr")]
+
+
 def _end(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in _streams():
         try:
             stream.flush()
         except Exception:  # a closed stream has nothing to lose
@@ -155,6 +164,8 @@ def _watch_forks(hooks: Hooks) -> None:
         _core.end_fork(True)
         _core.leave_after_task()
 
+    # Soon after the fork, so that a task that has forked does not outlive the caller.
+    _core.resume_after_forks(hooks.watch_again)
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 

@@ -161,3 +161,14 @@ def test_a_function_that_the_worker_cannot_find(pool):
         assert "exists_only_here" in str(error)  # noqa: PT017
     finally:
         del sys.modules["exists_only_here"]
+
+
+def test_such_exceptions_in_a_group(pool):
+    with pytest.raises(ExceptionGroup, match="outer") as caught:
+        pool.apply(tasks.raise_group)
+    key, inner = caught.value.exceptions
+    assert isinstance(key, KeyError)
+    needy, value = inner.exceptions
+    assert isinstance(needy, tasks.TwoArgumentsError)
+    assert (needy.args, needy.held) == (("this and that",), "this")
+    assert value.args == (3,)

@@ -150,7 +150,7 @@ def run_broken(plan: Plan, start_method: str) -> str:
     told = ""
     try:
         pool.options(retries=50).apply_async(abs, (-1,)).get(GENEROUS)
-    except bireme.InitializerError as error:
+    except bireme.WorkerDiedError as error:
         told = str(error)
     finally:
         pool.terminate()

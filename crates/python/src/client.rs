@@ -3,6 +3,7 @@
 use crate::call::{Call, abandoned};
 use crate::codec::{self, Encoded, flag, mode};
 use crate::core::Core;
+use crate::detach::{Inside, detached};
 use crate::outcome::Outcome;
 use crate::template::Birth;
 use bireme_runtime::client::{Config, Start};
@@ -204,6 +205,7 @@ impl Client {
         index: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
+        let _inside = Inside::enter(py);
         let core = &*self.core;
         core.check_owner(py)?;
         core.inner.supervise_if_paused();
@@ -252,6 +254,7 @@ impl Client {
         base: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
+        let _inside = Inside::enter(py);
         let core = &*self.core;
         core.check_owner(py)?;
         core.inner.supervise_if_paused();
@@ -280,6 +283,11 @@ impl Client {
         Ok(result)
     }
 
+    /// Raise in a forked child of the owner.
+    fn check_owner(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check_owner(py)
+    }
+
     /// Collect and deliver what has ended.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
         self.core.check_owner(py)?;
@@ -288,10 +296,11 @@ impl Client {
 
     /// Wait at most `timeout` seconds for any task to end.
     fn wait_any(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         let slice = Duration::from_secs_f64(timeout.clamp(0.0, 0.05));
         if !self.core.inner.spin(Wish::Any) {
-            py.detach(|| self.core.inner.wait(Wish::Any, slice));
+            detached(py, || self.core.inner.wait(Wish::Any, slice));
         }
         py.check_signals()?;
         self.core.stand_in(py)?;
@@ -307,27 +316,30 @@ impl Client {
     }
 
     /// End the workers now.
-    fn terminate(&self, py: Python<'_>) {
-        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
-            py.detach(|| self.core.inner.terminate());
-            self.core.inner.supervise_if_paused();
-        }
+    fn terminate(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check_owner(py)?;
+        py.detach(|| self.core.inner.terminate());
+        self.core.inner.supervise_if_paused();
+        Ok(())
     }
 
     /// The pool object is gone: finish what somebody still holds the result of, else end at once.
     fn let_go(&self, py: Python<'_>) -> PyResult<()> {
+        if self.core.check_owner(py).is_err() {
+            return Ok(()); // a forked child lets go of its copy
+        }
         if self.core.is_awaited() && self.core.inner.outstanding() > 0 {
             return self.close(py);
         }
-        self.terminate(py);
-        Ok(())
+        self.terminate(py)
     }
 
     /// Wait at most `timeout` seconds until all workers are gone.
     fn wait_finished(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         let slice = Duration::from_secs_f64(timeout.clamp(0.0, 0.05));
-        let finished = py.detach(|| self.core.inner.wait_finished(slice));
+        let finished = detached(py, || self.core.inner.wait_finished(slice));
         py.check_signals()?;
         self.core.stand_in(py)?;
         self.core.drain(py)?;
@@ -340,8 +352,11 @@ impl Client {
     }
 
     /// Stop the threads of this pool, for a fork of this process or at its end.
+    ///
+    /// The interpreter's lock is kept if none runs.
     fn pause(&self, py: Python<'_>, forever: bool) {
-        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
+        let runs = self.core.dispatcher.runs_elsewhere() || self.core.inner.is_supervised();
+        if runs && self.core.inner.owner() == bireme_shm::os::process::own_pid() {
             py.detach(|| {
                 self.core.dispatcher.stop(forever);
                 self.core.inner.pause_supervision();

@@ -4,6 +4,7 @@
 //! protocol 5; when it has out-of-band buffers it becomes a [`parcel`](bireme_runtime::parcel).
 
 use crate::block::{Block, Hold};
+use crate::detach::detached;
 use bireme_runtime::parcel::{Layout, Parcel, Place};
 use bireme_runtime::task::Whole;
 use bireme_shm::arena::ArenaError;
@@ -211,9 +212,9 @@ fn copies(encoded: &Encoded<'_>, layout: &Layout) -> Vec<Copy> {
 }
 
 /// Run `work`, with the interpreter's lock released if `len` bytes make it long.
-fn detached<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> R + Send) -> R {
+fn detached_if_long<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> R + Send) -> R {
     if len >= DETACH_BYTES {
-        py.detach(work)
+        detached(py, work)
     } else {
         work()
     }
@@ -222,7 +223,7 @@ fn detached<R: Send>(py: Python<'_>, len: usize, work: impl FnOnce() -> R + Send
 /// Write the value to `target`, which has room for `layout.len` bytes and is known to nobody else.
 pub(crate) fn write(py: Python<'_>, encoded: &Encoded<'_>, layout: &Layout, target: *mut u8) {
     let (copies, target) = (copies(encoded, layout), Target(target));
-    detached(py, layout.len, move || {
+    detached_if_long(py, layout.len, move || {
         let Target(target) = { target };
         for Copy(source, at, len) in copies {
             // SAFETY: `at + len <= layout.len`, within the target by the caller's word; see `Copy`
@@ -240,7 +241,7 @@ pub(crate) fn store(
     target: &Whole,
 ) -> Result<(), ArenaError> {
     let copies = copies(encoded, layout);
-    detached(py, layout.len, move || {
+    detached_if_long(py, layout.len, move || {
         copies.into_iter().try_for_each(|Copy(source, at, len)| {
             // SAFETY: see `Copy`.
             unsafe { target.write(at, source, len) }
@@ -256,7 +257,7 @@ pub(crate) fn store_in_file(
     file: BorrowedFd<'_>,
 ) -> std::io::Result<()> {
     let copies = copies(encoded, layout);
-    detached(py, layout.len, move || {
+    detached_if_long(py, layout.len, move || {
         copies.into_iter().try_for_each(|Copy(source, at, len)| {
             // SAFETY: see `Copy`.
             unsafe { memory::write_at(file, at as u64, source, len) }
@@ -271,7 +272,7 @@ pub(crate) fn store_buffer(
     target: &Whole,
 ) -> Result<(), ArenaError> {
     let one = Copy(buffer.buf_ptr().cast(), 0, buffer.len_bytes());
-    py.detach(move || {
+    detached(py, move || {
         let Copy(source, at, len) = { one };
         // SAFETY: see `Copy`.
         unsafe { target.write(at, source, len) }

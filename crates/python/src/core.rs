@@ -3,6 +3,7 @@
 use crate::call::{Call, Ticket, abandoned};
 use crate::client::Client;
 use crate::codec::{self, Encoded, flag};
+use crate::detach::detached;
 use crate::dispatch::Dispatcher;
 use crate::function::{self, Functions};
 use crate::template::Birth;
@@ -163,7 +164,7 @@ impl Core {
             return Ok(());
         }
         if !self.begin_drain() {
-            py.detach(|| self.wait_drained());
+            detached(py, || self.wait_drained());
             return Ok(());
         }
         let (mut completions, mut events) = (Vec::new(), Vec::new());
@@ -523,7 +524,7 @@ impl Core {
             match error {
                 SubmitError::Full => {
                     self.drain(py)?;
-                    py.detach(|| self.inner.wait(Wish::Any, Duration::from_millis(5)));
+                    detached(py, || self.inner.wait(Wish::Any, Duration::from_millis(5)));
                     py.check_signals()?;
                 }
                 SubmitError::Broken(broken) => return Err(self.closed(py, Some(&broken))),

@@ -54,6 +54,13 @@ impl Dispatcher {
         thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// Whether it lives and is not the calling thread.
+    pub(crate) fn runs_elsewhere(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished() && !thread.is_current())
+    }
+
     /// Stop the thread, for good (`forever`) or until the next wake.
     ///
     /// Waits for its end. While it is calling Python, which may be what waits for us, that wait

@@ -1,6 +1,7 @@
 //! `bireme._core`: conversions, lock release, errors. No decisions are made here.
 //!
 //! * [`client`]: a pool for its owner, and [`dispatch`]: the thread that calls back;
+//! * [`detach`]: our frames at the end of the interpreter;
 //! * [`call`] and [`outcome`]: submitted calls and the objects users wait on;
 //! * [`worker`] and [`template`]: the other two kinds of process, [`shared`]: results made in place;
 //! * [`codec`] and [`block`]: values as bytes, memory as buffers.
@@ -13,6 +14,7 @@ mod calls;
 mod client;
 mod codec;
 mod core;
+mod detach;
 mod dispatch;
 mod function;
 mod items;
@@ -31,6 +33,8 @@ mod _core {
     use super::block::Block;
     #[pymodule_export]
     use super::client::{Client, Handle};
+    #[pymodule_export]
+    use super::detach::end_begins;
     #[cfg(feature = "fail-points")]
     #[pymodule_export]
     use super::fail_points;

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, Item, Part};
 use crate::core::{Core, raise};
+use crate::detach::{Inside, detached};
 use bireme_shm::park::Wish;
 use bireme_shm::prim::current_thread;
 use pyo3::exceptions::PyValueError;
@@ -85,7 +86,7 @@ impl Outcome {
         // Unpickling in this very thread may have led back here.
         let busy = |gathered: &Gathered| gathered.decoding.iter().any(|thread| *thread != me);
         while busy(&self.gathered()) {
-            py.detach(|| {
+            detached(py, || {
                 let mut gathered = self.gathered();
                 gathered.waiting += 1;
                 let (mut gathered, _) = self
@@ -187,7 +188,7 @@ impl Outcome {
                 slice = slice.min(left);
             }
             let (inner, call) = (&self.core.inner, &self.call);
-            py.detach(|| inner.wait_unless(wish, slice, || call.is_done()));
+            detached(py, || inner.wait_unless(wish, slice, || call.is_done()));
             py.check_signals()?;
             self.core.stand_in(py)?;
         }
@@ -238,12 +239,14 @@ impl Outcome {
     /// Wait at most `timeout` seconds for the end.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         self.wait_done(py, timeout).map(drop)
     }
 
     /// Whether the call has ended.
     fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         if !self.call.is_done() {
             self.core.drain(py)?;
@@ -254,6 +257,7 @@ impl Outcome {
     /// Wait at most `timeout` seconds and give the value, or raise what the call raised.
     #[pyo3(signature = (timeout=None))]
     fn get(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let _inside = Inside::enter(py);
         if !self.call.is_done() {
             self.core.check_owner(py)?;
             if !self.wait_done(py, timeout)? {
@@ -273,6 +277,7 @@ impl Outcome {
     /// Whether the ended call raised nothing.
     fn successful(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let (this, py) = (slf.get(), slf.py());
+        let _inside = Inside::enter(py);
         if !this.ready(py)? {
             return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
         }
@@ -282,6 +287,7 @@ impl Outcome {
 
     /// Each item of the ended call: `(True, value)` or `(False, exception)`.
     fn _outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let _inside = Inside::enter(py);
         self.gather_all(py)?;
         let gathered = self.gathered();
         let mut failed: Vec<u64> = gathered.errors.iter().map(|(index, _)| *index).collect();

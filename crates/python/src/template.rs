@@ -3,10 +3,12 @@
 use bireme_runtime::birth;
 use bireme_runtime::launcher;
 use bireme_runtime::template::{Asked, Host};
+use bireme_runtime::worker::Watchdog;
 use bireme_shm::lease;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -73,13 +75,14 @@ pub(crate) fn begin_fork() {
     lease::before_fork();
 }
 
-/// What starts our threads again after a fork.
-static RESUME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// What starts our threads again after a fork: those of pools, that of a worker.
+static RESUME: PyOnceLock<Py<PyList>> = PyOnceLock::new();
 
 /// Have `resume` called in the main thread after each fork of this process.
 #[pyfunction]
-pub(crate) fn resume_after_forks(py: Python<'_>, resume: Py<PyAny>) {
-    let _ = RESUME.set(py, resume);
+pub(crate) fn resume_after_forks(py: Python<'_>, resume: &Bound<'_, PyAny>) -> PyResult<()> {
+    let all = RESUME.get_or_init(py, || PyList::empty(py).unbind());
+    all.bind(py).append(resume)
 }
 
 /// The fork is over, in the parent or in its `child`.
@@ -92,6 +95,7 @@ pub(crate) fn end_fork(child: bool) {
     if child {
         lease::after_fork_in_child();
         launcher::forget_inherited();
+        crate::detach::forget_the_others();
     } else {
         lease::after_fork_in_parent();
     }
@@ -102,10 +106,11 @@ pub(crate) fn end_fork(child: bool) {
 
 extern "C" fn resume(_: *mut std::ffi::c_void) -> std::ffi::c_int {
     let _ = Python::try_attach(|py| {
-        if let Some(resume) = RESUME.get(py)
-            && let Err(error) = resume.bind(py).call0()
-        {
-            error.write_unraisable(py, None);
+        let Some(all) = RESUME.get(py) else { return };
+        for resume in all.bind(py) {
+            if let Err(error) = resume.call0() {
+                error.write_unraisable(py, None);
+            }
         }
     });
     0
@@ -115,6 +120,8 @@ extern "C" fn resume(_: *mut std::ffi::c_void) -> std::ffi::c_int {
 #[pyclass(frozen, module = "bireme._core")]
 pub(crate) struct TemplateHost {
     inner: Mutex<Option<Host>>,
+    /// Watches while the interpreter prepares itself, which may take long.
+    watchdog: Mutex<Option<Watchdog>>,
 }
 
 impl TemplateHost {
@@ -132,13 +139,23 @@ impl TemplateHost {
     /// Serve the client at the other end of `fd`, which is taken over.
     #[new]
     fn new(fd: i32) -> PyResult<Self> {
+        let host = Host::new(own(fd)?)?;
+        let watchdog = host.watch().ok();
         Ok(Self {
-            inner: Mutex::new(Some(Host::new(own(fd)?)?)),
+            inner: Mutex::new(Some(host)),
+            watchdog: Mutex::new(watchdog),
         })
     }
 
-    /// Wait for the next fork to make; `False` when it is time to leave.
+    /// Wait for the next fork to make; `False` when it is time to leave. From the first call on no
+    /// other thread of ours runs.
     fn next(&self, py: Python<'_>) -> PyResult<bool> {
+        let watchdog = self
+            .watchdog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(watchdog);
         Ok(matches!(py.detach(|| self.with(Host::wait))??, Asked::Fork))
     }
 

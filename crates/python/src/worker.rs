@@ -246,6 +246,7 @@ impl Worker {
             Some(block)
         } else {
             let layout = codec::layout(&encoded, &[]);
+            self.state().kernel.look_for_robbery(); // a new segment is sent
             let allocated = self.state().kernel.allocate(layout.len as u64);
             match allocated {
                 Ok(block) => {
@@ -266,6 +267,9 @@ impl Worker {
         let busy = process::now_ns() - started;
         if busy > COULD_WRITE_NS {
             hooks.end_task.call0()?;
+        }
+        if busy > COULD_WRITE_NS {
+            self.state().kernel.look_for_robbery();
         }
         let wrote = busy > COULD_WRITE_NS
             && process::bytes_waiting(&self.out) + process::bytes_waiting(&self.err) > 0;

@@ -35,7 +35,7 @@ pub struct Birth {
 
 impl Birth {
     /// The descriptors in the order in which they travel; the socket goes last.
-    fn fds(&self) -> [BorrowedFd<'_>; 8] {
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 8] {
         [
             &self.control,
             &self.boot,

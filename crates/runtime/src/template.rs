@@ -7,6 +7,7 @@
 
 use crate::birth::Birth;
 use crate::message::{Ended, MAX_BYTES, Message};
+use crate::worker::Watchdog;
 use bireme_shm::fail::{self, Point};
 use bireme_shm::os::{process, socket};
 use std::io;
@@ -57,6 +58,11 @@ impl Host {
             pools: Vec::new(),
             asked: None,
         })
+    }
+
+    /// Watch for the client's end from another thread, until that is dropped.
+    pub fn watch(&self) -> io::Result<Watchdog> {
+        Watchdog::start(self.client.try_clone()?, self.main.try_clone()?)
     }
 
     /// Wait for something that the interpreter must do.

@@ -9,8 +9,9 @@ use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
 use bireme_shm::fail::{self, Point};
 use bireme_shm::lease::{self, Lease};
+use bireme_shm::os::process::{self, Woken};
+use bireme_shm::os::socket;
 use bireme_shm::os::thread::{self, Thread};
-use bireme_shm::os::{process, socket};
 use bireme_shm::park;
 use bireme_shm::prim::{AtomicU64, Ordering};
 use bireme_shm::queue::{self, SlotRef};
@@ -97,6 +98,18 @@ pub enum Finished {
     Condemned,
 }
 
+/// Why there is no memory for a result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The arena has none.
+    #[error(transparent)]
+    Full(#[from] ArenaError),
+    /// It could not be told to the client.
+    #[error("its task has closed the descriptors of its worker")]
+    Robbed,
+}
+
 /// Where the bytes of a result are.
 #[derive(Debug)]
 pub enum ResultPlace<'a> {
@@ -118,10 +131,15 @@ pub struct Worker {
     segments: HashMap<u32, Arc<Segment>>,
     /// Of shared segments: let go when nobody will name them and their last view is gone.
     leases: HashMap<u32, Arc<Lease>>,
+    /// Segments that there was no memory to map for, with the ticket of a shared one.
+    unmapped: HashMap<u32, (OwnedFd, Option<u32>)>,
     /// Segments that will not be named again, since [`Worker::take_forgotten`].
     forgotten: Vec<u32>,
     claims: u32,
     flags: u32,
+    /// The socket's number. Another under its descriptor: a task has closed what was open.
+    socket_inode: u64,
+    robbed: bool,
 }
 
 /// Note which item of a running task comes next, and when it begins if its time is limited.
@@ -170,11 +188,14 @@ impl Worker {
             control,
             row,
             order,
+            socket_inode: socket::inode(&socket),
+            robbed: false,
             socket,
             bell,
             arena,
             segments: HashMap::new(),
             leases: HashMap::new(),
+            unmapped: HashMap::new(),
             forgotten: Vec::new(),
             claims: 0,
             flags: 0,
@@ -207,6 +228,10 @@ impl Worker {
 
     /// Tell the client something.
     pub fn tell(&mut self, message: &Message) -> io::Result<()> {
+        self.look_for_robbery();
+        if self.robbed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
         self.flags |= result_flag::MESSAGES;
         socket::send_blocking(&self.socket, &message.encode(), &[])
     }
@@ -216,7 +241,7 @@ impl Worker {
         let full = self.order.max_claims != 0 && self.claims >= self.order.max_claims;
         // RELAXED, both: orders come with a wake, and are looked at again after the announcement.
         let flags = self.control.row(self.row).flags.load(Ordering::Relaxed);
-        if full || flags & row_flag::RETIRE != 0 {
+        if full || self.robbed || flags & row_flag::RETIRE != 0 {
             return self.leave();
         }
         if flags & row_flag::MAIL != 0 {
@@ -300,10 +325,12 @@ impl Worker {
     /// Begin a claimed task: from here on its death is its own. `false` if it was taken back.
     pub fn begin(&self, slot: SlotRef) -> bool {
         let fields = self.slot(slot);
-        fields
-            .progress
-            .0
-            .store(fields.first.load(Ordering::Relaxed), Ordering::Relaxed); // RELAXED: published by the word
+        if fields.timeout_ns.load(Ordering::Relaxed) != 0 {
+            // Reading the payload counts. RELAXED: published by the word.
+            fields
+                .started_ns
+                .store(process::now_ns(), Ordering::Relaxed);
+        }
         self.control
             .row(self.row)
             .current
@@ -311,6 +338,12 @@ impl Worker {
         fail::point(Point::BeginRunning);
         let begun = queue::advance(&*self.control, slot, State::Claimed, State::Running).is_ok();
         fail::point(Point::BeginPayload);
+        if !begun {
+            self.control
+                .row(self.row)
+                .current
+                .store(0, Ordering::Relaxed); // RELAXED: a hint
+        }
         begun
     }
 
@@ -330,6 +363,10 @@ impl Worker {
         loop {
             if let Some(segment) = self.segments.get(&id) {
                 return Ok(Arc::clone(segment));
+            }
+            if let Some((fd, ticket)) = self.unmapped.remove(&id) {
+                self.map(id, fd, ticket)?;
+                continue;
             }
             if !self.read_socket(true)? && process::now_ns() > deadline {
                 return Err(io::Error::new(
@@ -357,21 +394,15 @@ impl Worker {
                 Ok((0, _)) => given_up(),
                 Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
                     Some(Message::Segment(id)) if fds.len() == 1 => {
-                        fail::point(Point::SegmentAttach);
-                        let segment = Segment::attach(id, fds.pop().expect("one"))?;
-                        self.segments.insert(id, Arc::new(segment));
+                        self.map(id, fds.pop().expect("one"), None)?;
                         any = true;
                     }
                     Some(Message::Whole { id, ticket }) if fds.len() == 1 => {
-                        fail::point(Point::SegmentAttach);
-                        let segment = Segment::attach(id, fds.pop().expect("one"))?;
-                        let segment = Arc::new(segment);
-                        let lease = Lease::new(Arc::clone(&segment), ticket);
-                        self.segments.insert(id, segment);
-                        self.leases.insert(id, Arc::new(lease));
+                        self.map(id, fds.pop().expect("one"), Some(ticket))?;
                         any = true;
                     }
                     Some(Message::Forget(id)) => {
+                        self.unmapped.remove(&id);
                         self.segments.remove(&id);
                         self.leases.remove(&id);
                         self.forgotten.push(id);
@@ -384,10 +415,41 @@ impl Worker {
         }
     }
 
+    /// Look whether the task that has just ended closed the descriptors of this process.
+    ///
+    /// Their numbers may be those of a user's files by now. Such a worker writes to none of them, and leaves.
+    pub fn look_for_robbery(&mut self) {
+        self.robbed = self.robbed || socket::inode(&self.socket) != self.socket_inode;
+    }
+
+    /// Map a segment that has arrived; without memory for it, the next task that names it tries again.
+    fn map(&mut self, id: u32, fd: OwnedFd, ticket: Option<u32>) -> io::Result<()> {
+        fail::point(Point::SegmentAttach);
+        let spare = fd.try_clone();
+        let segment = match Segment::attach(id, fd) {
+            Ok(segment) => Arc::new(segment),
+            Err(error) => {
+                self.unmapped.insert(id, (spare?, ticket));
+                return Err(error);
+            }
+        };
+        if let Some(ticket) = ticket {
+            let lease = Lease::new(Arc::clone(&segment), ticket);
+            self.leases.insert(id, Arc::new(lease));
+        }
+        self.segments.insert(id, segment);
+        Ok(())
+    }
+
     /// Memory for a result.
-    pub fn allocate(&mut self, len: u64) -> Result<Block, ArenaError> {
-        let (socket, flags) = (&self.socket, &mut self.flags);
+    pub fn allocate(&mut self, len: u64) -> Result<Block, Refusal> {
+        let (socket, flags, robbed) = (&self.socket, &mut self.flags, self.robbed);
+        let mut lost = false;
         let block = self.arena.allocate(len, |segment| {
+            if robbed {
+                lost = true;
+                return;
+            }
             *flags |= result_flag::MESSAGES;
             fail::point(Point::SegmentSend);
             // A client that is gone needs no segment.
@@ -399,7 +461,10 @@ impl Worker {
             fail::point(Point::SegmentUse);
         });
         fail::point(Point::ResultBytes);
-        block
+        if lost {
+            return Err(Refusal::Robbed);
+        }
+        Ok(block?)
     }
 
     /// Free a block that was never published.
@@ -466,7 +531,9 @@ impl Worker {
         let backlog = self.control.header().backlog.load(Ordering::Relaxed) != 0;
         if (handed_back && !waits) || (backlog && queue::looks_empty(&*self.control)) {
             fail::point(Point::FinishBell);
-            process::ring(&self.bell);
+            if !self.robbed {
+                process::ring(&self.bell);
+            }
         } else if handed_back {
             park::wake_client(&*self.control);
         }
@@ -496,8 +563,11 @@ fn given_up() -> ! {
     process::leave(1)
 }
 
-/// The thread of a worker that waits for the client's end, then ends the
-/// worker's descendants and the worker itself. It never takes the interpreter's lock.
+/// How often a watchdog that has been made deaf looks whose child this process is.
+const DEAF_TICK: Duration = Duration::from_millis(50);
+
+/// The thread of a worker, or of a template that prepares itself, that waits for the client's end, then ends
+/// the process's descendants and the process itself. It never takes the interpreter's lock.
 #[derive(Debug)]
 pub struct Watchdog {
     stop: Arc<OwnedFd>,
@@ -509,15 +579,23 @@ impl Watchdog {
     pub fn start(client: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
         let stop = Arc::new(process::event()?);
         let heard = Arc::clone(&stop);
+        let parent = process::parent();
         let thread = thread::spawn("bireme-watchdog", move || {
             process::block_signals();
             loop {
                 match process::poll_or_hangup(&[heard.as_fd(), client.as_fd()], peer.as_fd()) {
-                    Some(0) => return,
-                    Some(_) => given_up(),
+                    Some(Woken::By(0)) => return,
+                    Some(Woken::By(_)) => given_up(),
+                    Some(Woken::Deaf) => break,
                     None => {}
                 }
             }
+            // A task has closed all descriptors. The worker leaves after it; until then the parent, which is
+            // the client or the template, tells as much.
+            while process::parent() == parent {
+                process::pause(DEAF_TICK);
+            }
+            given_up();
         })?;
         Ok(Self {
             stop,

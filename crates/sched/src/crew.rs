@@ -18,12 +18,13 @@
 //! things hold it back, each with a limit so that no failure loops for ever:
 //!
 //! - *The initializer failed.* It would fail again: the crew breaks at once.
-//! - *Workers die before they are ready.* `max_birth_failures` in a row break the crew.
+//! - *Workers die before they are ready.* `max_birth_failures` in a row break the crew, unless a
+//!   worker lives that takes tasks: then each next one is started after a pause (as below).
 //! - *Workers die as soon as they are ready*, before they ran anything. From the second one in a row
 //!   on, the next is started after a pause (as below), and `max_birth_failures` break the crew,
 //!   unless a worker lives that was ready before the first of them.
-//! - *The system refuses a process, or the template is lost again.* Both are matters of supply.
-//!   They are retried after a pause that doubles from 10 ms to 1 s, and break the crew only when
+//! - *The system refuses a process, somebody kills one that is being born, or the template is lost again.*
+//!   All three are matters of supply. They are retried after a pause that doubles from 10 ms to 1 s, and break the crew only when
 //!   `max_birth_failures` rounds failed in a row and no worker is left: running tasks are worth
 //!   more than a full crew. The first loss of a template is answered at once.
 //!

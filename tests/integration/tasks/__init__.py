@@ -9,5 +9,6 @@ from tests.integration.tasks.endless import *  # noqa: F403
 from tests.integration.tasks.ends import *  # noqa: F403
 from tests.integration.tasks.errors import *  # noqa: F403
 from tests.integration.tasks.forks import *  # noqa: F403
+from tests.integration.tasks.robbers import *  # noqa: F403
 from tests.integration.tasks.shared import *  # noqa: F403
 from tests.integration.tasks.talk import *  # noqa: F403

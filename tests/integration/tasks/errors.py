@@ -59,6 +59,11 @@ class LoadsOnlyIn:
         self.home = home
 
 
+def raise_group() -> NoReturn:
+    inner = ExceptionGroup("inner", [TwoArgumentsError("this", "that"), ValueError(3)])
+    raise ExceptionGroup("outer", [KeyError("k"), inner])
+
+
 def raise_two_arguments(_: object = None) -> NoReturn:
     raise TwoArgumentsError("this", "that")
 

@@ -192,6 +192,8 @@ impl<T: Ticket> Shared<T> {
             deaf_since_ns: None,
             became: None,
             socket: Arc::new(ours),
+            peer_inode: socket::inode(&birth.socket),
+            started: None,
             streams: [
                 (Some(Arc::new(out)), Lines::default()),
                 (Some(Arc::new(err)), Lines::default()),
@@ -222,6 +224,7 @@ impl<T: Ticket> Shared<T> {
                 birth.send_to_interpreter(&worker.socket)?;
                 let pid = launcher::start(command, birth.socket)?;
                 (worker.pid, worker.pidfd) = (pid, Some(Arc::new(process::open(pid)?)));
+                worker.started = process::start_time(pid);
                 next = Some(Event::Born { row });
             }
             Start::Caller => state.births.push_back((row, birth)),
@@ -246,6 +249,9 @@ impl<T: Ticket> Shared<T> {
         let event = match result {
             Ok((pid, pidfd)) => {
                 (worker.pid, worker.pidfd) = (pid, Some(Arc::new(pidfd)));
+                if !matches!(self.config.start, Start::Template(_)) {
+                    worker.started = process::start_time(pid);
+                }
                 self.control
                     .row(row as usize)
                     .pid
@@ -283,6 +289,7 @@ impl<T: Ticket> Shared<T> {
                     Some(Message::Born { row, pid }) if fds.len() == 1 => {
                         self.born(row, Ok((pid, fds.pop().expect("one"))));
                     }
+                    Some(Message::Born { row, .. }) => self.born_unseen(row),
                     Some(Message::NotBorn { row, errno }) => {
                         self.born(row, Err(io::Error::from_raw_os_error(errno)));
                     }
@@ -305,18 +312,36 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
+    /// A worker was forked, and its descriptor did not arrive: nobody could watch over it.
+    fn born_unseen(&self, row: u32) {
+        let mut state = self.state();
+        state.last_death = format!("a worker was forked: {}", socket::descriptor_dropped());
+        self.haunt(&mut state, row);
+        let reason = BirthFailure::Killed;
+        self.act(&mut state, Event::BirthFailed { row, reason });
+    }
+
+    /// Let the worker of `row` go, which has no known pid. Should it live, it claims nothing more, and its
+    /// watchdog ends it.
+    fn haunt(&self, state: &mut State<T>, row: u32) {
+        let Some(worker) = &mut state.workers[row as usize] else {
+            return;
+        };
+        worker.ghost_since_ns = Some(process::now_ns());
+        let flags = &self.control.row(row as usize).flags;
+        flags.fetch_or(row_flag::RETIRE, Ordering::SeqCst);
+        socket::hang_up(&worker.socket);
+    }
+
     fn template_lost(&self) {
         let mut state = self.state();
         state.template = None;
         // Workers of the old template finish their task and make room; unborn ones are ordered again.
         state.unordered.clear();
-        for (row, worker) in state.workers.iter_mut().enumerate() {
-            if let Some(worker) = worker.as_mut().filter(|worker| worker.is_unborn()) {
-                // Should it live, it claims nothing more, and its watchdog ends it.
-                worker.ghost_since_ns = Some(process::now_ns());
-                let flags = &self.control.row(row).flags;
-                flags.fetch_or(row_flag::RETIRE, Ordering::SeqCst);
-                socket::hang_up(&worker.socket);
+        for row in 0..state.workers.len() as u32 {
+            let worker = state.workers[row as usize].as_ref();
+            if worker.is_some_and(Worker::is_unborn) {
+                self.haunt(&mut state, row);
             }
         }
         self.act(&mut state, Event::TemplateLost);
@@ -399,6 +424,8 @@ impl<T: Ticket> Shared<T> {
             })
             .collect();
         fds.extend(state.template.iter().map(AsRawFd::as_raw_fd));
+        let births = state.births.iter().flat_map(|(_, birth)| birth.fds());
+        fds.extend(births.map(|fd| fd.as_raw_fd()));
         fds
     }
 }

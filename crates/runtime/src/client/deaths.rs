@@ -89,10 +89,12 @@ impl<T: Ticket> Shared<T> {
                 .map(|(end, peak_kib)| Ended::new(worker.pid, end, peak_kib));
         }
         if !matches!(self.config.start, Start::Template(_)) {
-            let marker = format!("{WORKER_VARIABLE}={}:{}", self.owner, worker.serial);
-            process::with_environment(&marker)
-                .into_iter()
-                .for_each(process::kill_pid);
+            let legacy = process::Legacy {
+                marker: &format!("{WORKER_VARIABLE}={}:{}", self.owner, worker.serial),
+                socket: worker.peer_inode,
+                since: worker.started.unwrap_or(0),
+            };
+            legacy.find().into_iter().for_each(process::kill_pid);
         }
         for (pid, started) in std::mem::take(&mut worker.family) {
             if process::start_time(pid) == Some(started) {
@@ -145,7 +147,7 @@ impl<T: Ticket> Shared<T> {
             // Killed by somebody while it was being born: not the initializer's fault.
             -9 if !ready && oom_now == oom_before => Event::BirthFailed {
                 row,
-                reason: BirthFailure::Resource,
+                reason: BirthFailure::Killed,
             },
             _ if agreed => Event::Died {
                 row,

@@ -9,6 +9,7 @@ mod deadline;
 mod deaths;
 mod events;
 mod served;
+mod standstill;
 mod state;
 mod supervisor;
 
@@ -197,6 +198,11 @@ impl<T: Ticket> Client<T> {
             // Without a thread to be had the callers supervise; the next one tries again.
             let _ = self.shared.supervise_once(Some(Duration::ZERO));
         }
+    }
+
+    /// Whether the supervisor has been started and not stopped.
+    pub fn is_supervised(&self) -> bool {
+        supervisor::runs(&self.shared)
     }
 
     /// Stop the supervisor, for a fork of this process; the next use starts it again.

@@ -57,6 +57,8 @@ pub(super) struct Inflight<T> {
     pub(super) task: Task,
     pub(super) slot: SlotRef,
     pub(super) stop: Option<Stop>,
+    /// When it was first seen claimed and not begun.
+    pub(super) claimed_ns: u64,
 }
 
 /// A running task on its way down the ladder.
@@ -83,6 +85,10 @@ pub(super) struct Worker {
     /// The program that it has become.
     pub(super) became: Option<String>,
     pub(super) socket: Arc<OwnedFd>,
+    /// The number of the socket's other end, which only it and its forks hold.
+    pub(super) peer_inode: u64,
+    /// When it started, in clock ticks.
+    pub(super) started: Option<u64>,
     /// Its standard output and error, until it closes them.
     pub(super) streams: [(Option<Arc<OwnedFd>>, Lines); 2],
     pub(super) story: OwnedFd,
@@ -183,6 +189,8 @@ pub(super) struct State<T> {
     pub(super) certificates: Vec<Option<Arc<crate::certificate::Certificate>>>,
     pub(super) statistics: Statistics,
     pub(super) last_use_ns: u64,
+    /// When [`Shared::help_past`] last looked.
+    pub(super) helped_ns: u64,
     pub(super) oom_kills: u64,
 }
 
@@ -216,6 +224,7 @@ impl<T> State<T> {
             certificates: vec![None; rows],
             statistics: Statistics::default(),
             last_use_ns: 0,
+            helped_ns: 0,
             oom_kills: crate::limits::oom_kills(),
         }
     }
@@ -294,6 +303,8 @@ impl<T: Ticket> Shared<T> {
         fields.base.store(task.base, Ordering::Relaxed);
         fields.timeout_ns.store(task.timeout_ns, Ordering::Relaxed);
         fields.started_ns.store(0, Ordering::Relaxed);
+        // A worker that dies before it has begun an item dies in the first.
+        fields.progress.0.store(task.range.first, Ordering::Relaxed);
         fields.seed.store(task.seed, Ordering::Relaxed);
         ticket.placed(slot.index);
         state.inflight[slot.index as usize] = Some(Inflight {
@@ -301,6 +312,7 @@ impl<T: Ticket> Shared<T> {
             task,
             slot,
             stop: None,
+            claimed_ns: 0,
         });
         queue::publish(&*self.control, slot);
     }

@@ -76,6 +76,12 @@ pub(super) fn ensure<T: Ticket>(shared: &Arc<Shared<T>>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether there is a thread, or was before it ended by itself.
+pub(super) fn runs<T>(shared: &Shared<T>) -> bool {
+    let handle = shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
+    handle.thread.is_some()
+}
+
 /// Stop the thread and wait for it; the next use of the pool starts it again.
 pub(super) fn stop<T: Ticket>(shared: &Arc<Shared<T>>) {
     let mut handle = shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +113,7 @@ impl<T: Ticket> Shared<T> {
         while !stop.load(Ordering::SeqCst) && !self.state().finished {
             let timeout = self.next_timeout();
             if self.supervise_once(timeout).is_err() {
-                return;
+                process::pause(SLOW_TICK); // the system has no memory to wait with: later, perhaps
             }
         }
     }
@@ -155,6 +161,7 @@ impl<T: Ticket> Shared<T> {
             self.collect(&mut state);
         }
         self.pursue(&mut state);
+        self.help_past(&mut state);
         self.end_strangers(&mut state);
         self.lay_to_rest(&mut state);
         if dead.is_empty() {
@@ -194,9 +201,8 @@ impl<T: Ticket> Shared<T> {
             .next_due_ns()
             .map(|due| Duration::from_nanos(due.saturating_sub(process::now_ns()).max(1_000_000)));
         let pursuit = Self::next_pursuit_ns(&state).map(Duration::from_nanos);
-        let leaving =
-            |worker: &Worker| worker.deaf_since_ns.is_some() || worker.ghost_since_ns.is_some();
-        let busy = state.outstanding > 0 || state.workers.iter().flatten().any(leaving);
+        let moving = |worker: &Worker| worker.deaf_since_ns.is_some() || worker.pid == 0;
+        let busy = state.outstanding > 0 || state.workers.iter().flatten().any(moving);
         let busy = busy.then_some(SLOW_TICK);
         let backlog = (!state.backlog.is_empty()).then_some(Duration::from_millis(5));
         let warm = state.last_use_ns != 0 || state.wholes.any_rests();

@@ -46,16 +46,29 @@ impl Crew {
         self.totals.birth_failures += 1;
         match reason {
             BirthFailure::Initializer => self.break_off(BreakReason::Initializer, actions),
-            BirthFailure::Resource => {
+            BirthFailure::Resource | BirthFailure::Killed => {
                 // Several refusals between two pauses are one round.
                 if self.backoff.is_idle() {
                     self.shortages = self.shortages.saturating_add(1);
                 }
-                self.shortage(BreakReason::Resource, actions);
+                let refused = reason == BirthFailure::Resource;
+                let why = if refused {
+                    BreakReason::Resource
+                } else {
+                    BreakReason::Crashed
+                };
+                self.shortage(why, actions);
             }
             BirthFailure::Crashed => {
                 self.crashes = self.crashes.saturating_add(1);
-                if self.crashes >= self.max_birth_failures {
+                if self.crashes < self.max_birth_failures || self.is_ending() {
+                    return;
+                }
+                let serves =
+                    |state: &RowState| matches!(state, RowState::Ready | RowState::Retiring);
+                if self.rows.iter().any(serves) {
+                    self.backoff.arm(); // running tasks are worth more than a full crew
+                } else {
                     self.break_off(BreakReason::Crashed, actions);
                 }
             }

@@ -93,6 +93,8 @@ pub enum BirthFailure {
     Initializer,
     /// The system refused a process, memory or descriptors.
     Resource,
+    /// Somebody killed the process before it was ready; it may have been itself.
+    Killed,
     /// The process died before it was ready.
     Crashed,
 }

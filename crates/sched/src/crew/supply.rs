@@ -39,9 +39,8 @@ impl Crew {
     }
 
     pub(super) fn tick(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        if self.backoff.tick(now_ns, self.shortages.max(self.unserved))
-            && self.template == Template::Down
-        {
+        let rounds = self.shortages.max(self.unserved).max(self.crashes);
+        if self.backoff.tick(now_ns, rounds) && self.template == Template::Down {
             self.start_template(actions);
         }
     }

@@ -442,3 +442,37 @@ fn fewer_rows_than_workers_are_refused() {
         max_birth_failures: 1,
     });
 }
+
+/// Have the one worker that is being born die, after the pause that may come first.
+fn crash_the_next(crew: &mut Crew, row: u32, now_ns: &mut u64) {
+    for _ in 0..2 {
+        *now_ns += 2_000_000_000;
+        crew.handle(Event::Tick { now_ns: *now_ns });
+    }
+    assert_eq!(crew.row(row), RowState::Starting);
+    crew.handle(Event::Born { row });
+    crew.handle(Event::BirthFailed {
+        row,
+        reason: BirthFailure::Crashed,
+    });
+    crew.handle(Event::Repaired { row });
+    crew.sanity_check();
+}
+
+#[test]
+fn crashes_at_birth_do_not_end_a_crew_that_serves() {
+    let mut crew = serving(2, 2);
+    let mut now_ns = 0;
+    let killed = |row| Event::Died { row, cause: KILLED };
+    crew.handle(killed(1));
+    crew.handle(Event::Repaired { row: 1 });
+    for _ in 0..50 {
+        crash_the_next(&mut crew, 1, &mut now_ns);
+    }
+    assert_eq!(crew.broken(), None);
+    assert!(crew.next_due_ns().is_some(), "there are pauses");
+    crew.handle(killed(0));
+    crew.handle(Event::Repaired { row: 0 });
+    crash_the_next(&mut crew, 1, &mut now_ns);
+    assert_eq!(crew.broken(), Some(BreakReason::Crashed));
+}

@@ -34,6 +34,7 @@ fn events() -> impl Strategy<Value = Event> {
     let reason = prop_oneof![
         1 => Just(BirthFailure::Initializer),
         4 => Just(BirthFailure::Resource),
+        2 => Just(BirthFailure::Killed),
         4 => Just(BirthFailure::Crashed),
     ];
     let rows = 0u32..6;

@@ -202,6 +202,7 @@ impl World {
                     },
                     failed(row, BirthFailure::Crashed),
                     failed(row, BirthFailure::Resource),
+                    failed(row, BirthFailure::Killed),
                     Event::Retiring { row },
                 ]),
                 Process::Child => events.push(Event::Ready { row }),

@@ -120,6 +120,7 @@ pub fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec
     });
     match rustix::event::poll(&mut entries, limit.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(rustix::io::Errno::INVAL) => poll_in_parts(&mut entries, timeout),
         Err(error) => return Err(error.into()),
     }
     Ok(entries
@@ -128,20 +129,65 @@ pub fn poll(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec
         .collect())
 }
 
-/// Wait until one of `readable` can be read or `peer` hangs up; gives its position, `peer` last.
-pub fn poll_or_hangup(readable: &[BorrowedFd<'_>], peer: BorrowedFd<'_>) -> Option<usize> {
+/// Poll more descriptors than this process may have open by now, some at a time.
+fn poll_in_parts(entries: &mut [PollFd<'_>], timeout: Option<Duration>) {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = most.map_or(usize::MAX, |most| most.max(1) as usize);
+    let begun = now_ns();
+    loop {
+        let at_once = rustix::event::Timespec::default();
+        let look = |part| rustix::event::poll(part, Some(&at_once)).unwrap_or(0);
+        let ready: usize = entries.chunks_mut(most).map(look).sum();
+        let passed = Duration::from_nanos(now_ns() - begun);
+        let left = timeout.map_or(PAUSE, |timeout| timeout.saturating_sub(passed));
+        if ready > 0 || left.is_zero() {
+            return;
+        }
+        pause(left.min(PAUSE));
+    }
+}
+
+/// What ended a [`poll_or_hangup`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// The descriptor at this position; the peer comes last.
+    By(usize),
+    /// A descriptor was closed behind the back of its owner: nothing can be heard any more.
+    Deaf,
+}
+
+/// Wait until one of `readable` can be read or `peer` hangs up; `None` when interrupted.
+pub fn poll_or_hangup(readable: &[BorrowedFd<'_>], peer: BorrowedFd<'_>) -> Option<Woken> {
     let mut entries: Vec<PollFd<'_>> = readable
         .iter()
         .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
         .collect();
     entries.push(PollFd::from_borrowed_fd(peer, PollFlags::RDHUP));
     let _ = rustix::event::poll(&mut entries, None);
-    entries.iter().position(|entry| !entry.revents().is_empty())
+    let closed = |entry: &PollFd<'_>| entry.revents().contains(PollFlags::NVAL);
+    if entries.iter().any(closed) {
+        return Some(Woken::Deaf);
+    }
+    let woken = entries.iter().position(|entry| !entry.revents().is_empty());
+    woken.map(Woken::By)
+}
+
+/// Process id of the parent.
+pub fn parent() -> i32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
 /// Whether the process behind a descriptor has ended.
 pub fn has_ended(process: impl AsFd) -> bool {
     poll(&[process.as_fd()], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
+}
+
+/// Have process `pid` go on, which somebody stopped.
+pub fn continue_pid(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, Signal::CONT);
+    }
 }
 
 /// Have the caller continued, if it is stopped, when the thread that made it ends: then it can notice.
@@ -282,16 +328,22 @@ pub fn reap_blocking(pid: i32) {
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
 }
 
+/// Field `number` (from 3 on, as in the manual) of `/proc/PID/stat`.
+fn stat_field<T: std::str::FromStr>(pid: i32, number: usize) -> Option<T> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(number - 3)?.parse().ok()
+}
+
 /// When process `pid` started, in clock ticks since boot: with the id, its identity.
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the start time is field 22, the 20th after it.
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    stat_field(pid, 22)
+}
+
+/// Whether somebody has stopped process `pid`: SIGSTOP, or a terminal.
+pub fn is_stopped(pid: i32) -> bool {
+    stat_field(pid, 3) == Some('T')
 }
 
 /// Name the calling process, for `ps` and `top`: the command's own name, and the line it was started with.
@@ -317,28 +369,54 @@ pub fn set_title(title: &str) {
 
 /// Where the line lies in memory that this process was started with.
 fn command_line() -> Option<(usize, usize)> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Fields 48 and 49; the third is the first after the name.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(45);
-    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let (start, end) = (stat_field(own_pid(), 48)?, stat_field(own_pid(), 49)?);
     (start < end).then_some((start, end))
 }
 
-/// Processes whose environment at their last `exec` held the entry `marker`.
-pub fn with_environment(marker: &str) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let holds = |pid: &i32| {
+/// What a process that is gone has left behind: programs and forks that it started, wherever they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Legacy<'a> {
+    /// An entry of the environment that its programs got.
+    pub marker: &'a str,
+    /// A socket that it alone held, and that its forks hold too.
+    pub socket: u64,
+    /// When it started itself: what is older is not its.
+    pub since: u64,
+}
+
+impl Legacy<'_> {
+    /// The processes' ids.
+    pub fn find(&self) -> Vec<i32> {
+        let Ok(entries) = std::fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        let pids = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            start_time(*pid).is_some_and(|started| started >= self.since)
+                && (self.has_marker(*pid) || self.has_socket(*pid))
+        })
+        .collect()
+    }
+
+    fn has_marker(&self, pid: i32) -> bool {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment
             .split(|byte| *byte == 0)
-            .any(|entry| entry == marker.as_bytes())
-    };
-    pids.filter(holds).collect()
+            .any(|entry| entry == self.marker.as_bytes())
+    }
+
+    /// Children of the caller do not count: it may have forked one just when it held the socket.
+    fn has_socket(&self, pid: i32) -> bool {
+        let name = format!("socket:[{}]", self.socket);
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        let holds = fds.is_ok_and(|fds| {
+            fds.flatten()
+                .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*name))
+        });
+        holds && stat_field(pid, 4) != Some(own_pid())
+    }
 }
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ fn send_with(
     }
 }
 
+/// The number by which the system knows the socket, whatever descriptor it has; 0 if it is none of ours.
+pub fn inode(socket: impl AsFd) -> u64 {
+    rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino)
+}
+
 /// Say that nothing more will be sent; what the peer still sends, and its end, can be heard.
 pub fn hang_up(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);

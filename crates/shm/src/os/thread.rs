@@ -59,7 +59,8 @@ impl Thread {
     }
 }
 
-fn own_id() -> u32 {
+/// Id of the calling thread, as the system knows it.
+pub fn own_id() -> u32 {
     gettid().as_raw_nonzero().get() as u32
 }
 
