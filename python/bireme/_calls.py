@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from _thread import RLock
 from itertools import count
 from operator import length_hint
 
@@ -208,6 +209,8 @@ def _in_task() -> bool:
 class LocalIterator:
     """Results of `bireme.imap` of items that run in this process, each when it is asked for.
 
+    Threads may share it.
+
     Parameters
     ----------
     call : Call
@@ -225,6 +228,9 @@ class LocalIterator:
         self._input = iter(items)
         self._star = star
         self._seeded = "seed" in call.options
+        # One thread at a time reads the input and, since the process has one set of global random
+        # streams, runs a seeded item.
+        self._lock = RLock()
         self._bar: Any = None
         if progress:
             from bireme._progress import bar
@@ -239,20 +245,21 @@ class LocalIterator:
 
     def next(self, timeout: float | None = None) -> Any:
         """Run the next item and give its result; `timeout` is there for other iterators' sake."""
-        try:
-            item = next(self._input)
-        except StopIteration:
+        with self._lock:
+            try:
+                item = next(self._input)
+            except StopIteration:
+                if self._bar is not None:
+                    self._bar.close()
+                raise
             if self._bar is not None:
-                self._bar.close()
-            raise
-        if self._bar is not None:
-            self._bar.update()
-        if not self._seeded:
-            return self._call(item)
-        from bireme._seeds import Kept
+                self._bar.update()
+            if self._seeded:
+                from bireme._seeds import Kept
 
-        with Kept():
-            return self._call(item)
+                with Kept():
+                    return self._call(item)
+        return self._call(item)
 
     def _call(self, item: Any) -> Any:
         return self._fn(*item) if self._star else self._fn(item)
