@@ -96,7 +96,7 @@ class Call:
         start_method, initializer, initargs = self._birth
         workers = worker_count(self._workers)
         if initializer is None and start_method != "fork":
-            return _shared_pool.find(workers, start_method or "template", self.fn)
+            return _shared_pool.find(workers, start_method or "template")
         return _shared_pool.DefaultPool(workers, initializer, initargs, start_method=start_method)
 
     def local(self) -> Callable[..., Any]:

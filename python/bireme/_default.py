@@ -94,8 +94,9 @@ def map(
     prediction is made anew every 20 microseconds, or after each item that takes longer.
 
     *The shared pool* is started at first need and dropped when it was idle for 30 seconds, and at
-    exit. It is renewed when the working directory, `sys.path`, `sys.argv`, `os.environ` or
-    the source of a loaded module (installed packages aside) changed, and in a forked child.
+    exit. It is renewed, so that all its workers see the same, when the working directory, `sys.path`,
+    `sys.argv`, `os.environ`, the levels of loggers or the source of a loaded module (installed
+    packages aside) changed, when a module was reloaded, and in a forked child.
     With ``start_method="fork"`` the call gets a pool of its own, since workers are to see what
     the caller has at the call.
 

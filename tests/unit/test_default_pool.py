@@ -170,7 +170,6 @@ def test_it_is_renewed_when_a_source_changed(run, edited):
         f"""
         import importlib
         import helper_here, tasks_here
-        _shared_pool._LOOK_S = 0.0
         assert bireme.map(tasks_here.work, [1], inline=False) == [(1, "old", "old")]
         with open("{edited}.py") as file:
             text = file.read()
@@ -190,6 +189,52 @@ def test_it_is_renewed_when_a_source_changed(run, edited):
             """,
             "helper_here.py": "WORD = 'old'\n",
         },
+    )
+
+
+@pytest.mark.parametrize("reloads", [True, False])
+@pytest.mark.parametrize("known", ["before", "after"])
+def test_all_workers_run_the_same_source(run, reloads, known):
+    """Wherever a module was when it was edited: in the caller before the pool, or in one worker."""
+    run(
+        f"""
+        import importlib
+        if {known == "before"}:
+            import edited_here
+        bireme.map(abs, range(20), inline=False, workers=2)
+        import edited_here
+        for number in range(5):
+            word = edited_here.word
+            assert bireme.map(lambda _: edited_here.word(), [0], inline=False, workers=2) == [word()]
+            with open("edited_here.py", "w") as file:
+                file.write(f"def word(): return 'edit {{'I' * number}}'")
+            if {reloads}:
+                importlib.reload(edited_here)
+            def slow(_):
+                time.sleep(0.01)
+                return edited_here.word()
+            words = bireme.map(slow, range(20), inline=False, workers=2, chunksize=1)
+            assert set(words) == {{"edit " + "I" * number}}, words
+            importlib.reload(edited_here)
+        """,
+        modules={"edited_here.py": "def word(): return 'old'\n"},
+    )
+
+
+def test_a_module_that_a_worker_knew_first(run):
+    """It was edited before the caller, too, imported it."""
+    run(
+        """
+        def word(_):
+            import edited_here
+            return edited_here.WORD
+        assert bireme.map(word, [0], inline=False) == ["old"]
+        with open("edited_here.py", "w") as file:
+            file.write("WORD = 'newer'")
+        import edited_here
+        assert bireme.map(word, range(20), inline=False, chunksize=1) == ["newer"] * 20
+        """,
+        modules={"edited_here.py": "WORD = 'old'\n"},
     )
 
 
