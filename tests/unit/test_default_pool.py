@@ -238,6 +238,36 @@ def test_a_module_that_a_worker_knew_first(run):
     )
 
 
+def test_the_levels_of_loggers_are_those_at_the_call(run):
+    result = run("""
+        bireme.map(abs, [1], inline=False, workers=1)  # before there is any logging
+        import logging
+        def work(text):
+            logging.getLogger("mine").info(text)
+            logging.getLogger("other").debug(text)
+        def call(text):
+            bireme.map(work, [text], inline=False, workers=1)
+            worker = bireme.map(pid, [0], inline=False, workers=1)
+            assert bireme.map(pid, [0], inline=False, workers=1) == worker
+        call("nobody asks for it")
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        call("by the root's level")
+        logging.getLogger("other").setLevel(logging.DEBUG)
+        call("by its own")
+        logging.disable(logging.INFO)
+        call("all but warnings are off")
+        logging.disable(logging.NOTSET)
+        logging.getLogger().setLevel(logging.WARNING)
+        call("only its own is left")
+    """)
+    assert result.stderr.splitlines() == [
+        "mine: by the root's level",
+        "mine: by its own",
+        "other: by its own",
+        "other: only its own is left",
+    ]
+
+
 def test_it_is_replaced_when_broken(run):
     run("""
         bireme.map(pid, range(4), inline=False)
