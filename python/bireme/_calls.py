@@ -10,7 +10,7 @@ from operator import length_hint
 from bireme import _shared_pool
 from bireme._inline import Inline
 from bireme._source import Source
-from bireme._submit import check_chunksize, check_options
+from bireme._submit import check_chunksize, check_options, finish
 from bireme.pool import worker_count
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Self
 
-    from bireme.pool import AsyncResult, Pool
+    from bireme.pool import Pool
 
     Birth = tuple[str | None, Callable[..., object] | None, Iterable[Any]]
 
@@ -168,7 +168,7 @@ class Call:
         pool = self.pool()
         begin = pool.starmap_async if star else pool.map_async
         try:
-            inline.results += _gather(begin(self.fn, items, chunksize, **self.options), shown)
+            inline.results += finish(begin(self.fn, items, chunksize, **self.options), shown)
         except Exception as error:
             inline.fail(error)
 
@@ -181,20 +181,6 @@ class Call:
             story = f"all items by {where}, because of {', '.join(self._why) or 'inline=False'}"
         if sys.stderr is not None:
             sys.stderr.write(f"bireme.{self._name}: {story}\n")
-
-
-def _gather(result: AsyncResult, shown: Any) -> Any:
-    try:
-        if shown is not None:
-            from bireme._progress import follow
-
-            follow(result, shown)
-        return result.get()
-    except Exception:
-        raise
-    except BaseException:  # Ctrl-C: the pool is to be free for the next call
-        result.cancel(running=True)
-        raise
 
 
 def _in_task() -> bool:

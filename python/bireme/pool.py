@@ -11,7 +11,7 @@ from bireme import _core, _surroundings
 from bireme._births import birth_place, fork_workers, register, start_method_of, warn_of_threads
 from bireme._remote import Remote, keep_spare, resource_error
 from bireme._result import AsyncResult
-from bireme._submit import check_options, finish, start_imap, submit_call, submit_map
+from bireme._submit import check_options, finish, run_map, start_imap, submit_call, submit_map
 from bireme.serialize import Encoder
 
 TYPE_CHECKING = False
@@ -253,7 +253,7 @@ class Pool:
         Exception
             What the item of the lowest index raised, after all others have run.
         """
-        return finish(submit_map(self, func, iterable, chunksize, False, options))  # type: ignore[no-any-return]
+        return run_map(self, func, iterable, chunksize, False, options)
 
     def map_async(
         self,
@@ -275,7 +275,7 @@ class Pool:
         **options: Any,
     ) -> list[Any]:
         """As `map` with ``func(*item)``."""
-        return finish(submit_map(self, func, iterable, chunksize, True, options))  # type: ignore[no-any-return]
+        return run_map(self, func, iterable, chunksize, True, options)
 
     def starmap_async(
         self,

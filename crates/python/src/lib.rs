@@ -20,6 +20,7 @@ mod outcome;
 mod returned;
 mod shared;
 mod template;
+mod watch;
 mod worker;
 
 use pyo3::prelude::*;
