@@ -11,6 +11,7 @@ from bireme import _shared_pool
 from bireme._inline import Inline
 from bireme._source import Source
 from bireme._submit import check_chunksize, check_options, finish
+from bireme.errors import ResourceLimitError
 from bireme.pool import worker_count
 
 TYPE_CHECKING = False
@@ -99,6 +100,13 @@ class Call:
             return _shared_pool.find(workers, start_method or "template")
         return _shared_pool.DefaultPool(workers, initializer, initargs, start_method=start_method)
 
+    def _start_pool(self) -> bool:
+        try:
+            self.pool()
+        except ResourceLimitError:  # it will be told if items have to go there
+            return False
+        return True
+
     def local(self) -> Callable[..., Any]:
         """Give the function with its options, for running in this process."""
         fn, options = self.fn, self.options
@@ -135,7 +143,9 @@ class Call:
 
             shown = bar(source.total)
         if self.decides:
-            inline = Inline(source, self._workers, _shared_pool.start_s(), shown)
+            start_s = _shared_pool.start_s()
+            start = self._start_pool if start_s else None
+            inline = Inline(source, self._workers, start_s, start, shown)
         else:
             inline = Inline(source, shown=shown)
         try:

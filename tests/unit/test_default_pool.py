@@ -424,6 +424,37 @@ def test_what_was_begun_in_the_caller_ends_in_order(run):
     """)
 
 
+def test_the_first_pool_starts_while_items_run_here(run):
+    run("""
+        _shared_pool._FIRST_START_S = 0.2  # so that it does not pay to wait for it
+        pools = []
+        def work(x):
+            pools.append(len(_shared_pool._entries))
+            time.sleep(0.01)
+        bireme.map(work, range(40), workers=2)
+        # Here they were counted in this list, elsewhere in others.
+        assert pools[0] == 0 and pools[-1] == 1 and len(pools) < 40, pools
+        assert pools.index(1) <= 5, pools
+    """)
+
+
+def test_a_pool_that_cannot_start_harms_no_items_here(run):
+    run("""
+        _shared_pool._FIRST_START_S = 0.2
+        tried = []
+        def find(*_):
+            tried.append(1)
+            raise bireme.ResourceLimitError("none to be had")
+        _shared_pool.find = find
+        def work(x):
+            time.sleep(0.01)
+            return x
+        assert bireme.map(work, range(28), workers=2) == list(range(28))
+        assert tried == [1]
+        raised(bireme.ResourceLimitError, bireme.map, abs, [1], inline=False)
+    """)
+
+
 @needs("tqdm")
 def test_one_bar_for_both_places(run):
     result = run("""
