@@ -10,6 +10,7 @@ import weakref
 from _thread import get_native_id
 
 from bireme import _checks, _core, _surroundings
+from bireme._modules import attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,10 +142,7 @@ def _forget_half_imports() -> None:
     """Have modules imported anew that another thread, which is not here, was just importing."""
     locks = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
     for name, module in list(sys.modules.items()):
-        try:  # past a lazy module's own `__getattribute__`, which would import it
-            spec = object.__getattribute__(module, "__dict__").get("__spec__")
-        except AttributeError:
-            continue
+        spec = attributes(module).get("__spec__")
         if getattr(spec, "_initializing", False) is True:
             del sys.modules[name]
             locks.pop(name, None)

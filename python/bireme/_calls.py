@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from _thread import RLock
 from itertools import count
 from operator import length_hint
 
 from bireme import _checks, _shared_pool
 from bireme._inline import Inline
 from bireme._source import Source
-from bireme._submit import check_chunksize, check_options, check_together
+from bireme._submit import check_chunksize, check_options, check_together, finish
+from bireme.errors import ResourceLimitError
 from bireme.pool import worker_count
 
 TYPE_CHECKING = False
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Self
 
-    from bireme.pool import AsyncResult, Pool
+    from bireme.pool import Pool
 
     Birth = tuple[str | None, Callable[..., object] | None, Iterable[Any]]
 
@@ -99,8 +101,15 @@ class Call:
         start_method, initializer, initargs = self._birth
         workers = worker_count(self._workers)
         if initializer is None and start_method != "fork":
-            return _shared_pool.find(workers, start_method or "template", self.fn)
+            return _shared_pool.find(workers, start_method or "template")
         return _shared_pool.DefaultPool(workers, initializer, initargs, start_method=start_method)
+
+    def _start_pool(self) -> bool:
+        try:
+            self.pool()
+        except ResourceLimitError:  # it will be told if items have to go there
+            return False
+        return True
 
     def local(self) -> Callable[..., Any]:
         """Give the function with its options, for running in this process."""
@@ -138,7 +147,9 @@ class Call:
 
             shown = bar(source.total)
         if self.decides:
-            inline = Inline(source, self._workers, _shared_pool.start_s(), shown)
+            start_s = _shared_pool.start_s()
+            start = self._start_pool if start_s else None
+            inline = Inline(source, self._workers, start_s, start, shown)
         else:
             inline = Inline(source, shown=shown)
         try:
@@ -171,7 +182,7 @@ class Call:
         pool = self.pool()
         begin = pool.starmap_async if star else pool.map_async
         try:
-            inline.results += _gather(begin(self.fn, items, chunksize, **self.options), shown)
+            inline.results += finish(begin(self.fn, items, chunksize, **self.options), shown)
         except Exception as error:
             inline.fail(error)
 
@@ -186,20 +197,6 @@ class Call:
             sys.stderr.write(f"bireme.{self._name}: {story}\n")
 
 
-def _gather(result: AsyncResult, shown: Any) -> Any:
-    try:
-        if shown is not None:
-            from bireme._progress import follow
-
-            follow(result, shown)
-        return result.get()
-    except Exception:
-        raise
-    except BaseException:  # Ctrl-C: the pool is to be free for the next call
-        result.cancel(running=True)
-        raise
-
-
 def _in_task() -> bool:
     """Whether a task runs here: this is a worker, or an item has its own random streams here."""
     worker = sys.modules.get("bireme.worker")
@@ -211,6 +208,8 @@ def _in_task() -> bool:
 
 class LocalIterator:
     """Results of `bireme.imap` of items that run in this process, each when it is asked for.
+
+    Threads may share it.
 
     Parameters
     ----------
@@ -229,6 +228,9 @@ class LocalIterator:
         self._input = iter(items)
         self._star = star
         self._seeded = "seed" in call.options
+        # One thread at a time reads the input and, since the process has one set of global random
+        # streams, runs a seeded item.
+        self._lock = RLock()
         self._bar: Any = None
         if progress:
             from bireme._progress import bar
@@ -243,20 +245,21 @@ class LocalIterator:
 
     def next(self, timeout: float | None = None) -> Any:
         """Run the next item and give its result; `timeout` is there for other iterators' sake."""
-        try:
-            item = next(self._input)
-        except StopIteration:
+        with self._lock:
+            try:
+                item = next(self._input)
+            except StopIteration:
+                if self._bar is not None:
+                    self._bar.close()
+                raise
             if self._bar is not None:
-                self._bar.close()
-            raise
-        if self._bar is not None:
-            self._bar.update()
-        if not self._seeded:
-            return self._call(item)
-        from bireme._seeds import Kept
+                self._bar.update()
+            if self._seeded:
+                from bireme._seeds import Kept
 
-        with Kept():
-            return self._call(item)
+                with Kept():
+                    return self._call(item)
+        return self._call(item)
 
     def _call(self, item: Any) -> Any:
         return self._fn(*item) if self._star else self._fn(item)

@@ -89,13 +89,16 @@ def map(
     Notes
     -----
     *In the caller* at least about 0.3 ms of items run, and as many more as are predicted to
-    take less time there than elsewhere: with a pool at hand that is a fraction of a millisecond,
-    before the first one is started some tenths of a second. A crash there is the caller's. The
-    prediction is made anew every 20 microseconds, or after each item that takes longer.
+    take less time there than elsewhere: with a pool at hand that is a fraction of a millisecond.
+    The first pool is started, while items go on here, once they promise enough work for it: of
+    what takes less than about 0.1 s all runs here, of more than that some hundredths of a second.
+    A crash there is the caller's. The prediction is made anew every 50 microseconds at first and
+    0.3 ms later, or after each item that takes longer.
 
     *The shared pool* is started at first need and dropped when it was idle for 30 seconds, and at
-    exit. It is renewed when the working directory, `sys.path`, `sys.argv`, `os.environ` or
-    the source of a loaded module (installed packages aside) changed, and in a forked child.
+    exit. It is renewed, so that all its workers see the same, when the working directory, `sys.path`,
+    `sys.argv`, `os.environ`, the levels of loggers or the source of a loaded module (installed
+    packages aside) changed, when a module was reloaded, and in a forked child.
     With ``start_method="fork"`` the call gets a pool of its own, since workers are to see what
     the caller has at the call.
 

@@ -1,45 +1,90 @@
-"""Lazy maps: an iterator that reads its input only so far ahead."""
+"""Lazy maps: an iterator that reads its input only so far ahead.
+
+Threads may share one. What they have in common are lists and counters of which each single step is
+atomic under the GIL: one thread claims an item, and one removes a chunk. No lock is held while
+somebody waits or while a result is decoded. Only the input is read, and what it gives submitted, under
+a lock; nobody waits for that lock while there is a result to take or to wait for.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
+from _thread import RLock
+from collections import deque
 
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Self
+    from typing import Any, Never, Self
 
     from bireme import _core
     from bireme.pool import Pool
 
+# Longest wait for other threads, which may have ended what was waited for in another way.
+_SLICE_S = 0.05
 
-class _Refused:
-    """The outcome of a chunk that could not be submitted."""
 
-    def __init__(self, error: Exception, count: int) -> None:
-        self._error = error
-        self._count = count
+class _Chunk:
+    """Items that were submitted together, and which of them no thread has claimed.
+
+    The last one belongs to the thread that removes the chunk from those that run.
+
+    Parameters
+    ----------
+    size : int
+        Number of items.
+    outcome : Outcome, optional
+        What will hold their outcomes.
+    error : Exception, optional
+        Why there is none: they could not be submitted.
+    """
+
+    __slots__ = ("_items", "_outcome", "unclaimed")
+
+    def __init__(
+        self, size: int, outcome: _core.Outcome | None, error: Exception | None = None
+    ) -> None:
+        self.unclaimed = iter(range(size - 1))
+        self._outcome = outcome
+        self._items: list[Any] | None = None if error is None else [(False, error)] * size
 
     def ready(self) -> bool:
-        return True
+        outcome = self._outcome
+        return outcome is None or outcome.ready()
 
-    def wait(self, timeout: float | None = None) -> None:
-        return None
+    def wait(self, timeout: float) -> None:
+        outcome = self._outcome
+        if outcome is not None:
+            outcome.wait(timeout)
 
-    def _cancel(self, running: bool) -> int:
-        return 0
+    def cancel(self, running: bool) -> None:
+        outcome = self._outcome
+        if outcome is not None:
+            outcome._cancel(running)
 
-    def _outcomes(self) -> list[tuple[bool, Any]]:
-        return [(False, self._error)] * self._count
+    def take(self, index: int) -> tuple[bool, Any]:
+        """Give the outcome of an item that the calling thread has claimed; nothing keeps it here."""
+        outcome = self._outcome
+        items = self._items
+        if items is None:  # then there was an outcome, when it was looked at before
+            items = self._items = outcome._outcomes()  # type: ignore[union-attr]
+            self._outcome = None
+        item: tuple[bool, Any] = items[index]
+        items[index] = None  # type: ignore[call-overload]
+        return item
+
+
+_NOTHING = _Chunk(1, None)  # all of it is claimed
 
 
 class ItemIterator:
     """Results of `Pool.imap` or `imap_unordered`.
 
-    The thread that takes a result also reads the input on; no other thread is involved.
+    The thread that takes a result also reads the input on; no other thread is involved. Threads
+    may share the iterator: each result is given to one of them.
     """
 
     def __init__(
@@ -58,6 +103,8 @@ class ItemIterator:
         self._client = client
         self._func = func
         self._input: Iterator[Any] = iter(iterable)
+        self._input_lock = RLock()  # who has it reads on, submits, counts in `_sent`
+        self._reading = False  # it is at it: a signal handler, or the input itself, may come again
         self._total: int | None = getattr(iterable, "__len__", lambda: None)()
         self._star = star
         self._chunksize = chunksize
@@ -65,10 +112,11 @@ class ItemIterator:
         self._ordered = ordered
         self._settings = settings
         self._sent = 0
-        self._running: list[_core.Outcome | _Refused] = []
-        self._items: list[tuple[bool, Any]] = []  # of the chunk at hand, last first
-        self._failure: BaseException | None = None  # what the input raised
+        self._running: deque[_Chunk] = deque()  # those with items that nobody has claimed
+        self._at_hand = _NOTHING  # one of these that has ended, or was one of these
+        self._failures: list[Exception] = []  # what the input raised: one at most
         self._bar: Any = None
+        # Once `False`, nothing is added to what was submitted and to `_failures`.
         self.feeding = True
 
     def start(self, progress: bool) -> None:
@@ -79,24 +127,40 @@ class ItemIterator:
             self._bar = bar(self._total)
         self._feed(self._ahead)
 
+    # The input -------------------------------------------------------------------------
+
     def _feed(self, ahead: float) -> None:
-        while self.feeding and len(self._running) < ahead:
-            chunk: list[Any] = []
+        """Submit chunks up to so many, unless another thread is at it: that one looks again."""
+        while not self._reading and self._wants(ahead) and self._input_lock.acquire(False):
             try:
-                chunk.extend(itertools.islice(self._input, self._chunksize))
-            except BaseException as error:  # raised by the input: delivered in its place
-                self._failure = error
-                self._end_of_input()
-                if not isinstance(error, Exception):
-                    raise
-                return
-            if not chunk:
-                self._end_of_input()
-                return
+                if self._wants(ahead):
+                    self._reading = True
+                    self._feed_chunk()
+            finally:
+                self._reading = False
+                self._input_lock.release()
+
+    def _wants(self, ahead: float) -> bool:
+        return self.feeding and len(self._running) < ahead
+
+    def _feed_chunk(self) -> None:
+        try:
+            chunk = list(itertools.islice(self._input, self._chunksize))
+        except Exception as error:  # raised by the input: delivered instead of this chunk
+            self._failures.append(error)
+            chunk = []
+        except BaseException:
+            self._end_of_input()
+            raise
+        if chunk:
             self._running.append(self._submit(chunk))
             self._sent += len(chunk)
+        if not self.feeding:  # closed meanwhile
+            self._abandon(running=False)
+        elif len(chunk) < self._chunksize:
+            self._end_of_input()
 
-    def _submit(self, chunk: list[Any]) -> _core.Outcome | _Refused:
+    def _submit(self, chunk: list[Any]) -> _Chunk:
         try:
             outcome: _core.Outcome = self._client.map(
                 AsyncResult,
@@ -108,16 +172,31 @@ class ItemIterator:
                 **self._settings,
             )
         except Exception as error:  # it cannot travel: that is its outcome
-            return _Refused(error, len(chunk))
-        return outcome
+            return _Chunk(len(chunk), None, error)
+        return _Chunk(len(chunk), outcome)
 
     def _end_of_input(self) -> None:
         self.feeding = False
         self._pool._close_if_fed()
 
+    def _await_reader(self, deadline: float | None) -> None:
+        """Wait a moment while another thread reads the input."""
+        self._client.drain()  # raises in a forked child, where that thread is not
+        if self._input_lock.acquire(timeout=_slice_s(deadline)):
+            again = self._reading
+            self._input_lock.release()
+            if again:
+                raise RuntimeError(
+                    "what is just being read from the input of this iterator asks it for a result "
+                    "that depends on more input; let the input not use its own results"
+                )
+
     def feed_all(self) -> None:
         """Submit all that is left, without a bound: the pool is being joined."""
-        self._feed(float("inf"))
+        while self.feeding:
+            self._feed(float("inf"))
+            if self.feeding:
+                self._await_reader(None)
 
     def close(self) -> None:
         """Read no more of the input and take back what no worker has begun."""
@@ -125,12 +204,19 @@ class ItemIterator:
 
     def _abandon(self, running: bool) -> None:
         self.feeding = False
-        for outcome in self._running:
-            outcome._cancel(running)
-        self._running, self._items, self._failure = [], [], None
+        while self._running:
+            try:
+                chunk = self._running.pop()
+            except IndexError:  # another thread took the last one
+                break
+            chunk.cancel(running)
+        self._at_hand = _NOTHING
+        self._failures.clear()
         if self._bar is not None:
             self._bar.close()
         self._pool._close_if_fed()
+
+    # Results ---------------------------------------------------------------------------
 
     def __iter__(self) -> Self:
         return self
@@ -154,51 +240,90 @@ class ItemIterator:
             When the time is over; the iterator goes on.
         KeyboardInterrupt
             On Ctrl-C, which also stops what runs for this iterator: it has no more results.
+
+        Notes
+        -----
+        Any thread may call it. Each result is given once, those of `imap` in order.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while not self._items:
-                self._take_chunk(timeout)
+            ok, value = self._take(deadline)
         except KeyboardInterrupt:
             self._abandon(running=True)
             raise
-        ok, value = self._items.pop()
         if self._bar is not None:
-            self._bar.update()
+            self._show(1)
         if ok:
             return value
         raise value
 
-    def _take_chunk(self, timeout: float | None) -> None:
-        if not self._running:
-            self._feed(self._ahead)
-        if not self._running:
-            if self._failure is not None:
-                error, self._failure = self._failure, None
-                raise error
+    def _take(self, deadline: float | None) -> tuple[bool, Any]:
+        """Claim an item of a chunk that has ended, and give its outcome."""
+        chunk = self._at_hand
+        index = next(chunk.unclaimed, None)
+        while index is None:
+            feeding = self.feeding  # looked at first: what is added before it ends is not missed
+            ended = self._ended_chunk(deadline)
+            if ended is None:
+                if not feeding:
+                    self._stop()
+                self._feed(self._ahead)
+                if not self._running and self.feeding:
+                    self._await_reader(deadline)
+                continue
+            chunk = self._at_hand = ended
+            index = next(chunk.unclaimed, None)
+            if index is None:
+                try:
+                    self._running.remove(chunk)
+                except ValueError:  # another thread was faster
+                    continue
+                item = chunk.take(-1)
+                self._feed(self._ahead)
+                return item
+        return chunk.take(index)
+
+    def _ended_chunk(self, deadline: float | None) -> _Chunk | None:
+        """Wait for a chunk to end, the first one or any; `None` if there are none."""
+        # Many are there only when the pool is being joined.
+        most = 1 if self._ordered else self._ahead
+        while self._running:
+            try:
+                running = list(itertools.islice(self._running, most))
+            except RuntimeError:  # another thread changed it just then
+                continue
+            for chunk in running:
+                if chunk.ready():
+                    return chunk
+            slice_s = _slice_s(deadline)
+            if not self._ordered:
+                self._client.wait_any(slice_s)
+            elif running:
+                running[0].wait(slice_s)
+        return None
+
+    def _stop(self) -> Never:
+        try:
+            failure = self._failures.pop()
+        except IndexError:  # there was none, or another caller got it
             if self._bar is not None:
-                self._bar.close()
-            raise StopIteration
-        outcome = self._first() if self._ordered else self._any(timeout)
-        if self._ordered:
-            outcome.wait(timeout)
-        if not outcome.ready():
-            from bireme import errors
+                self._show(0)
+            raise StopIteration from None
+        raise failure
 
-            raise errors.WaitTimeoutError("the next result is not there yet; its task goes on")
-        self._running.remove(outcome)
-        self._items = outcome._outcomes()[::-1]
-        self._feed(self._ahead)
+    def _show(self, given: int) -> None:
+        self._bar.update(given)
+        if not self.feeding and self._bar.n >= self._sent:
+            self._bar.close()
 
-    def _first(self) -> _core.Outcome | _Refused:
-        return self._running[0]
 
-    def _any(self, timeout: float | None) -> _core.Outcome | _Refused:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            for outcome in self._running:
-                if outcome.ready():
-                    return outcome
-            left = 0.05 if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                return self._running[0]
-            self._client.wait_any(left)
+def _slice_s(deadline: float | None) -> float:
+    """Give the seconds to wait until the next look; raise when the time is over."""
+    if deadline is None:
+        return _SLICE_S
+    left = deadline - time.monotonic()
+    if left > 0:
+        return min(left, _SLICE_S)
+    from bireme import errors
+
+    raise errors.WaitTimeoutError("the next result is not there yet; its task goes on")

@@ -31,7 +31,9 @@ _CAREFUL_GROWTH = 2  # where nothing is known of how many items there are
 # or compile something, does not count unless it is long.
 _SAMPLE_S = 0.3e-3
 _LONG_ITEM_S = 10e-3
-# Costs of workers: the call on a pool at hand; one object there and back; a byte; a number.
+# Costs of workers: to start them, while items run here, and to end them; the call on a pool at
+# hand; one object there and back; a byte; a number.
+_STARTING_S = 10e-3
 _CALL_S = 100e-6
 _OBJECT_S = 0.25e-6
 _BYTE_S = 0.5e-9
@@ -56,6 +58,8 @@ class Inline:
         cores, which are counted when it matters: it takes as long as hundreds of tiny items.
     start_s : float
         Seconds until a pool would be there; 0 if it is there.
+    start : callable, optional
+        Begins to start it, and tells whether that worked; called once, when it promises to pay.
     shown : tqdm, optional
         A progress bar.
     clock, usage : callable
@@ -67,6 +71,7 @@ class Inline:
         source: Source,
         workers: int | None = 1,
         start_s: float = 0.0,
+        start: Callable[[], bool] | None = None,
         shown: Any = None,
         clock: Callable[[], float] = perf_counter,
         usage: Callable[[], tuple[float, int]] | None = None,
@@ -79,6 +84,9 @@ class Inline:
         self._source = source
         self._workers = workers
         self._alone = workers == 1
+        self._start_s = start_s
+        self._start = start
+        self._ready: float | None = None  # when the pool that was started will be there
         self._overhead_s = start_s + _CALL_S
         # The clock and `_usage()` at some moment.
         self._usage: tuple[float, float, int] | None = None
@@ -142,14 +150,18 @@ class Inline:
                 fitting = 1 + int(_SLICE_S * (end - seen) / (spent or _SLICE_S))
                 size = min(most, growth * size, fitting)
             known = time >= _SAMPLE_S or (end == 1 and time)
-            if known and self._pays(item):
+            if known and (self._leaves(item, now) or self._wants_pool(item)):
                 if self._usage is None and end > 1:
                     # Sample again: now it matters whose time it is.
                     self._usage = now, *self._read_usage()
                     time = count = 0.0
-                elif self._pays(item * self._own_share()):
-                    self.spent_s, self.item_s = now - begun, item
-                    return False
+                else:
+                    own = item * self._own_share()
+                    if self._leaves(own, now):
+                        self.spent_s, self.item_s = now - begun, item
+                        return False
+                    if self._wants_pool(own):
+                        now = self._start_pool()
             if before <= 2 * size <= 4 * before:  # slices have their length
                 look = now + _LOOK_S
             last, seen = now, end
@@ -162,21 +174,41 @@ class Inline:
         if self.failure is None:
             self.failure = error
 
-    def _pays(self, item_s: float) -> bool:
-        """Estimate whether workers would be done sooner with what is left."""
+    def _leaves(self, item_s: float, now: float) -> bool:
+        """Whether what is left had better go to workers now."""
+        if self._ready is not None:
+            self._overhead_s = max(0.0, self._ready - now) + _CALL_S
+        return self._pays(item_s, self._overhead_s)
+
+    def _wants_pool(self, item_s: float) -> bool:
+        """Whether there will be enough left for workers when they are there."""
+        return self._start is not None and self._pays(item_s, _STARTING_S + _CALL_S, self._start_s)
+
+    def _start_pool(self) -> float:
+        """Begin to start the pool, once; give the time."""
+        start, self._start = self._start, None
+        assert start is not None
+        started = start()
+        now = self._clock()
+        if started:
+            self._ready = now + self._start_s
+        return now
+
+    def _pays(self, item_s: float, overhead_s: float, here_s: float = 0.0) -> bool:
+        """Estimate whether workers save more than `overhead_s` once items of `here_s` have run here."""
         if self._workers is None:
             self._workers = _cores()
         if item_s * (1 - 1 / self._workers) <= _MARGIN * _NUMBER_S:
             return False  # however many are left, which an iterator knows only at its end
-        left = self._source.left()
+        left = self._source.left() - here_s / item_s
         if left < 2:
             return False
         gain_s = item_s * (1 - 1 / min(self._workers, left))
-        if gain_s * left <= _MARGIN * (self._overhead_s + _NUMBER_S * left):
+        if gain_s * left <= _MARGIN * (overhead_s + _NUMBER_S * left):
             return False
         if self.transport_s is None:
             self.transport_s = _transport_s(self._source.sample()) + _transport_s(self.results[-1])
-        return gain_s * left > _MARGIN * (self._overhead_s + self.transport_s * left)
+        return gain_s * left > _MARGIN * (overhead_s + self.transport_s * left)
 
     def _own_share(self) -> float:
         """Give which part of the time was the items' own, if all they did was compute.

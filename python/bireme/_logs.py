@@ -72,26 +72,39 @@ def handle(data: bytes) -> None:
                 traceback.print_exc()
 
 
-def levels() -> dict[str, int]:
-    """Levels of the caller's loggers, for its workers."""
-    named = logging.Logger.manager.loggerDict
-    found = {
-        name: logger.level for name, logger in named.items() if isinstance(logger, logging.Logger)
-    }
-    return {
-        "": logging.getLogger().level,
-        **{name: level for name, level in found.items() if level},
-    }
-
-
-def install(send: Callable[[bytes], None], worker: int, levels: dict[str, int]) -> None:
-    """Let every record of this worker travel to the owner."""
+def levels() -> tuple[int, dict[str, int]]:
+    """Give what `logging.disable` was told, and the levels of the loggers that have one."""
     root = logging.getLogger()
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    for logger in list(logging.Logger.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            logger.handlers.clear()
+    found = {logger.name: logger.level for logger in _loggers() if logger.level}
+    return root.manager.disable, {"": root.level, **found}
+
+
+def is_used() -> bool:
+    """Whether any logger has a level or a handler, as none has when `logging` was just imported."""
+    root = logging.getLogger()
+    if root.handlers or root.level != logging.WARNING or root.manager.disable:
+        return True
+    return any(logger.level or logger.handlers for logger in _loggers())
+
+
+def _loggers() -> list[logging.Logger]:
+    named = list(logging.Logger.manager.loggerDict.values())
+    return [logger for logger in named if isinstance(logger, logging.Logger)]
+
+
+def install(
+    send: Callable[[bytes], None], worker: int, levels: tuple[int, dict[str, int]] | None
+) -> None:
+    """Let every record of this worker travel to the owner, whose loggers filter and handle it."""
+    root = logging.getLogger()
+    for logger in [root, *_loggers()]:
+        logger.handlers.clear()
+        logger.filters.clear()
+        logger.propagate = True
     root.addHandler(Forwarder(send, worker))
-    for name, level in levels.items():
+    if levels is None:
+        return
+    disabled, of_loggers = levels
+    logging.disable(disabled)
+    for name, level in of_loggers.items():
         logging.getLogger(name or None).setLevel(level)

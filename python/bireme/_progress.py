@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bireme._result import AsyncResult
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -24,13 +26,26 @@ def bar(total: int | None) -> Any:
     return Bar(total=total, unit="item")
 
 
-def follow(outcome: _core.Outcome, shown: Any = None) -> None:
-    """Show the progress of a map until it has ended; on a bar that others began, if given."""
-    if shown is None:
-        shown = bar(outcome._items())
-    with shown:
-        before = shown.n
-        while not outcome.ready():
-            outcome.wait(_INTERVAL)
-            shown.update(before + outcome._ended() - shown.n)
-        shown.update(before + outcome._items() - shown.n)
+def follow(outcome: _core.Outcome, shown: Any) -> None:
+    """Move a bar on while a map runs; the thread that waits for it does so."""
+    before = shown.n
+    while not outcome.ready():
+        outcome.wait(_INTERVAL)
+        shown.update(before + outcome._ended() - shown.n)
+    shown.update(before + outcome._items() - shown.n)
+
+
+class ShownResult(AsyncResult):
+    """The result of a map with a bar that moves though nobody waits: the pool's dispatcher sees to it."""
+
+    _bar: Any
+
+    def _advance(self) -> None:
+        self._bar.update(self._ended() - self._bar.n)
+
+    def _call_back(self) -> None:
+        try:
+            self._advance()
+            self._bar.close()
+        finally:
+            super()._call_back()

@@ -310,7 +310,10 @@ def keep_spare() -> None:
     """Keep a descriptor, so that an error can be told when this process may open no file."""
     global _spare
     if _spare is None:
-        _spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        surplus: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        _spare, surplus = surplus, _spare  # another thread may have been faster
+        if surplus is not None:
+            os.close(surplus)
 
 
 class _room:  # noqa: N801  (a context manager, used like a function)

@@ -18,21 +18,20 @@ import sys
 from time import monotonic
 
 from bireme import _core
+from bireme._modules import Sources
 from bireme.pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from typing import Any
 
 IDLE_S = 30.0
 # Pools at one time: each differs from the others in its number of workers or start method.
 _MOST = 3
-# Until workers are there: with a first template, and with the template at hand.
-_FIRST_START_S = 0.12
-_START_S = 0.02
-# Sources of all modules are looked at when so much time has passed since the last look.
-_LOOK_S = 1.0
+# Until workers are there: with a first template, and with the template at hand. On a quiet machine
+# it was two thirds of that; the caller itself is kept for about a millisecond.
+_FIRST_START_S = 0.05
+_START_S = 0.01
 
 _Key = tuple[int, str]
 
@@ -49,35 +48,17 @@ class _Entry:
     """A default pool and what it has seen of its owner."""
 
     def __init__(self, workers: int, start_method: str) -> None:
-        self.pool = DefaultPool(workers, start_method=start_method, name="default")
         self.surroundings = _surroundings()
+        self._sources = Sources()
+        self.pool = DefaultPool(workers, start_method=start_method, name="default")
         self.used = monotonic()
-        self._looked = self.used
-        self._sources = {path: _stamp(path) for path in _sources()}
 
-    def fits(self, fn: Callable[..., Any]) -> bool:
+    def fits(self) -> bool:
         """Whether the workers are what new ones would be, for all that can be seen cheaply."""
         client = self.pool._client
         if client is None or client.finished() or client.broken() is not None:
             return False
-        return self.surroundings == _surroundings() and not self._sources_changed(fn)
-
-    def _sources_changed(self, fn: Callable[..., Any]) -> bool:
-        now = monotonic()
-        module = sys.modules.get(getattr(fn, "__module__", None) or "")
-        own = getattr(module, "__file__", None)
-        if now - self._looked >= _LOOK_S:
-            self._looked = now
-            paths = {*_sources(), *self._sources}
-        else:
-            paths = set()
-        if isinstance(own, str) and not _is_installed(own):
-            paths.add(own)
-        return any(
-            self._sources.setdefault(path, stamp) != stamp
-            for path in paths
-            for stamp in (_stamp(path),)
-        )
+        return self.surroundings == _surroundings() and not self._sources.changed()
 
 
 _entries: dict[_Key, _Entry] = {}
@@ -89,13 +70,13 @@ _registered = False
 _started = False
 
 
-def find(workers: int, start_method: str, fn: Callable[..., Any]) -> Pool:
+def find(workers: int, start_method: str) -> Pool:
     """Give the default pool of so many workers; make it if need be."""
     global _started
     key = workers, start_method
     with _lock:
         entry = _entries.pop(key, None)
-        if entry is None or not entry.fits(fn):
+        if entry is None or not entry.fits():
             _register()
             entry = _Entry(workers, start_method)
             _started = True
@@ -127,32 +108,13 @@ def _surroundings() -> tuple[Any, ...]:
     except OSError:  # it was removed
         cwd = None
     environ = dict(getattr(os.environ, "_data", os.environ))  # the raw one is there faster
-    return cwd, tuple(sys.path), tuple(sys.argv), sys.getrecursionlimit(), environ
+    levels = None
+    if "logging" in sys.modules:
+        from bireme import _logs
 
-
-# Sources ----------------------------------------------------------------------------------
-
-_LIBRARY = os.path.dirname(os.__file__) + os.sep
-
-
-def _is_installed(path: str) -> bool:
-    return path.startswith(_LIBRARY) or "site-packages" in path or "dist-packages" in path
-
-
-def _sources() -> Iterator[str]:
-    """Give the source files of loaded modules that may be edited while they are in use."""
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if isinstance(path, str) and name != "__main__" and not _is_installed(path):
-            yield path
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
+        # Only what the program did with it counts: to import it is nothing yet.
+        levels = _logs.levels() if _logs.is_used() else None
+    return cwd, tuple(sys.path), tuple(sys.argv), sys.getrecursionlimit(), environ, levels
 
 
 # Idleness, forks, the end -----------------------------------------------------------------

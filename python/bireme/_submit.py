@@ -103,24 +103,36 @@ def submit_call(
     return client.apply(make, func, args, kwds, watched, **settings)  # type: ignore[no-any-return]
 
 
-def finish(result: AsyncResult) -> Any:
-    """Wait for a blocking call; what Ctrl-C leaves half done is stopped."""
+def finish(result: AsyncResult, shown: Any = None) -> Any:
+    """Wait for a blocking call, with a bar if given; what Ctrl-C leaves half done is stopped."""
     try:
+        if shown is not None:
+            from bireme._progress import follow
+
+            follow(result, shown)
         return result.get()
-    except KeyboardInterrupt:
+    except Exception:
+        raise
+    except BaseException:
         result.cancel(running=True)
         raise
 
 
-def _factory(callback: Any, error_callback: Any) -> tuple[Any, bool]:
-    """Give what makes the result object, and whether somebody is to be called back."""
-    if callback is None and error_callback is None:
+def _factory(callback: Any, error_callback: Any, shown: Any = None) -> tuple[Any, bool]:
+    """Give what makes the result object, and whether the dispatcher is to see to it."""
+    if callback is None and error_callback is None and shown is None:
         return AsyncResult, False
     _checks.function("callback", callback, optional=True)
     _checks.function("error_callback", error_callback, optional=True)
 
     def make(handle: Any) -> AsyncResult:
-        result = AsyncResult(handle)
+        if shown is None:
+            result = AsyncResult(handle)
+        else:
+            from bireme._progress import ShownResult
+
+            result = ShownResult(handle)
+            result._bar = shown
         result._callback, result._error_callback = callback, error_callback
         return result
 
@@ -166,13 +178,37 @@ def submit_map(
     items = _sequence(iterable)
     if settings.get("retry_timeouts") and settings["task_timeout"] is not None and not chunksize:
         chunksize = 1  # what ran out of time is tried again alone
-    make, watched = _factory(callback, error_callback)
-    result = client.map(make, func, items, star, check_chunksize(chunksize), watched, **settings)
+    size = check_chunksize(chunksize)
+    shown = None
     if options.get("progress"):
-        from bireme._progress import follow
+        from bireme._progress import bar
 
-        follow(result)
-    return result  # type: ignore[no-any-return]
+        shown = bar(len(items))
+    make, watched = _factory(callback, error_callback, shown)
+    try:
+        return client.map(make, func, items, star, size, watched, **settings)  # type: ignore[no-any-return]
+    except BaseException:
+        if shown is not None:
+            shown.close()
+        raise
+
+
+def run_map(
+    pool: Pool,
+    func: Callable[..., Any],
+    iterable: Iterable[Any],
+    chunksize: int | None,
+    star: bool,
+    options: dict[str, Any],
+) -> list[Any]:
+    """Submit a map and wait for it; who waits moves the bar, if there is to be one."""
+    if not options.get("progress"):
+        return finish(submit_map(pool, func, iterable, chunksize, star, options))  # type: ignore[no-any-return]
+    from bireme._progress import bar
+
+    items, options = _sequence(iterable), {**options, "progress": False}
+    with bar(len(items)) as shown:
+        return finish(submit_map(pool, func, items, chunksize, star, options), shown)  # type: ignore[no-any-return]
 
 
 def start_imap(

@@ -15,6 +15,7 @@ from bireme._submit import (
     check_options,
     check_seed,
     finish,
+    run_map,
     start_imap,
     submit_call,
     submit_map,
@@ -266,7 +267,7 @@ class Pool:
         Exception
             What the item of the lowest index raised, after all others have run.
         """
-        return finish(submit_map(self, func, iterable, chunksize, False, options))  # type: ignore[no-any-return]
+        return run_map(self, func, iterable, chunksize, False, options)
 
     def map_async(
         self,
@@ -288,7 +289,7 @@ class Pool:
         **options: Any,
     ) -> list[Any]:
         """As `map` with ``func(*item)``."""
-        return finish(submit_map(self, func, iterable, chunksize, True, options))  # type: ignore[no-any-return]
+        return run_map(self, func, iterable, chunksize, True, options)
 
     def starmap_async(
         self,

@@ -211,10 +211,11 @@ def _main(birth: _core.Birth, start: str) -> int:
         preparing = ""
     hooks = _current = Hooks(core, by_value_main=start == "template")
     hooks.install()
-    if "logging" in boot["surroundings"] or "logging" in sys.modules:
+    levels = boot["surroundings"].get("logging")
+    if levels is not None or "logging" in sys.modules:
         from bireme import _logs
 
-        _logs.install(core.log, core.row, boot["surroundings"].get("logging", {}))
+        _logs.install(core.log, core.row, levels)
     _watch_forks(hooks)
     if boot["initializer"] is not None:
         try:

@@ -44,12 +44,6 @@ def test_the_memory_budget_of_a_pool(make_pool):
     assert pool.map(tasks.square, range(20)) == [x * x for x in range(20)]
 
 
-@pytest.mark.parametrize("size", [0, -1, "1 GB"])
-def test_a_budget_that_makes_no_sense(size):
-    with pytest.raises(ValueError, match="object_memory must be a number of bytes"):
-        bireme.Pool(1, object_memory=size)
-
-
 def test_descriptors_refused(run_script, start_method):
     """RLIMIT_NOFILE, at every distance from the limit: a pool, or an error that names it."""
     result = run_script(

@@ -15,6 +15,7 @@ SOON = 15.0
 
 _WAITS = {
     "map": "pool.map(tasks.slow_hour, range(8), 1)",
+    "progress": "pool.map(tasks.slow_hour, range(8), 1, progress=True)",
     "apply": "pool.apply(tasks.slow_hour, (1,))",
     "get": "pool.apply_async(tasks.slow_hour, (1,)).get()",
     "get_with_timeout": "pool.apply_async(tasks.slow_hour, (1,)).get(3000)",

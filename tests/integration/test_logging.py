@@ -108,6 +108,41 @@ def test_nothing_is_doubled_in_a_script(run_script, start_method):
     assert sorted(result.stderr.splitlines()) == expected
 
 
+def test_a_logger_of_its_own_way(run_script, start_method):
+    """It tells its parents nothing, and filters by itself: in the caller, once."""
+    result = run_script(
+        """
+        import logging, sys
+        import bireme
+
+        log = logging.getLogger("mine")
+
+        def work(x):
+            log.info("item %d", x)
+            log.warning("item %d", x)
+
+        def mark(record):
+            record.msg = f"mark {record.msg}"
+            return record.levelno < logging.WARNING or "3" not in record.getMessage()
+
+        if __name__ == "__main__":
+            logging.basicConfig(level=logging.INFO, format="ROOT %(message)s")
+            handler = logging.StreamHandler(sys.stdout)
+            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+            log.addHandler(handler)
+            log.addFilter(mark)
+            log.propagate = False
+            with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+                pool.map(work, range(5), 1)
+        """,
+        args=[start_method],
+    ).check()
+    expected = [f"INFO mark item {i}" for i in range(5)]
+    expected += [f"WARNING mark item {i}" for i in (0, 1, 2, 4)]
+    assert sorted(result.stdout.splitlines()) == expected
+    assert result.stderr == ""
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_failing_handler_of_the_caller_does_no_harm(make_pool, monkeypatch):
     class Broken(logging.Handler):

@@ -188,6 +188,51 @@ def test_progress_is_shown_when_asked(shared_pool, capsys, call):
     assert "20/20" in captured.err
 
 
+@pytest.mark.parametrize("call", ["map_async", "starmap_async"])
+def test_an_asynchronous_bar_moves_though_nobody_waits(shared_pool, capsys, tmp_path, call):
+    """It is there at once, and closed at the end, before anybody is told of it."""
+    pytest.importorskip("tqdm")
+    here, gate = tmp_path / "here", tmp_path / "gate"
+    here.touch()
+    pairs = [(str(gate if x >= 10 else here), x) for x in range(20)]
+    func = tasks.wait_for_pair if call == "map_async" else tasks.wait_for_pair_of
+    shown, seen = "", []
+    result = getattr(shared_pool, call)(func, pairs, 1, seen.append, progress=True)
+    try:
+
+        def moved():
+            nonlocal shown
+            shown += capsys.readouterr().err
+            return "10/20" in shown
+
+        assert poll(moved), shown
+        assert not result.ready()
+        assert not seen
+    finally:
+        gate.touch()
+    assert poll(lambda: seen) == [list(range(20))]
+    shown += capsys.readouterr().err
+    assert "20/20" in shown
+    assert shown.endswith("\n"), "it was not closed"
+    assert result.get(GENEROUS) == list(range(20))
+
+
+def test_a_bar_is_closed_whatever_happens(make_pool, shared_pool, capsys):
+    pytest.importorskip("tqdm")
+    assert shared_pool.map_async(tasks.square, [], progress=True).get(GENEROUS) == []
+    failing = shared_pool.map_async(tasks.fail_on_odd, range(4), progress=True)
+    with pytest.raises(ValueError, match="odd"):
+        failing.get(GENEROUS)
+    with pytest.raises(bireme.PicklingError):
+        shared_pool.map_async(tasks.square, [1, (x for x in [])], progress=True)
+    pool = make_pool(1)
+    endless = pool.map_async(tasks.slow_hour, range(3), progress=True)
+    pool.terminate()
+    with pytest.raises(bireme.CancelledError):
+        endless.get(GENEROUS)
+    assert capsys.readouterr().err.count("\n") == 4
+
+
 def test_progress_with_an_unknown_total(shared_pool, capsys):
     pytest.importorskip("tqdm")
     result = list(shared_pool.imap(tasks.square, (x for x in range(20)), progress=True))

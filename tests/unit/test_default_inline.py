@@ -24,16 +24,30 @@ class Clock:
         return self.now
 
 
-def run(durations, *, workers=2, start_s=0.0):
-    """Run items that take `durations` seconds of a clock's time; give the `Inline` and whether all ran."""
+def run(durations, *, workers=2, start_s=0.0, starts=None, can_start=True):
+    """Run items that take `durations` seconds of a clock's time; give the `Inline` and whether all ran.
+
+    The moments at which it would start a pool are added to `starts`.
+    """
     clock = Clock()
+
+    def start():
+        starts.append(clock.now)
+        return can_start
 
     def work(duration):
         clock.now += duration
         return duration
 
     source = Source(work, (durations,), False)
-    inline = Inline(source, workers, start_s, clock=clock, usage=lambda: (clock.now, 0))
+    inline = Inline(
+        source,
+        workers,
+        start_s,
+        start=None if starts is None else start,
+        clock=clock,
+        usage=lambda: (clock.now, 0),
+    )
     done = inline.run()
     return inline, done, source
 
@@ -63,6 +77,36 @@ def test_starting_a_pool_must_pay_too():
     durations = [1e-3] * 100  # 0.1 s: half of it would be won, and 0.12 s lost
     assert run(durations, start_s=0.12)[1]
     assert not run(durations, start_s=0.0)[1]
+
+
+@pytest.mark.parametrize("item_s", [1e-5, 1e-3, 12e-3])
+def test_a_pool_is_started_while_items_run_here(item_s):
+    """At once when it promises to pay in the end; then it must pay for less."""
+    starts = []
+    durations = [item_s] * int(0.28 / item_s)
+    assert run(durations, start_s=0.12)[1], "idle until it is there, nothing would be won"
+    inline, done, _ = run(durations, start_s=0.12, starts=starts)
+    assert not done
+    (start,) = starts
+    assert start <= max(2e-3, 3 * item_s)
+    assert start < sum(inline.results) < 0.12
+
+
+def test_no_pool_is_started_that_would_come_too_late():
+    starts = []
+    assert run([1e-3] * 120, start_s=0.12, starts=starts)[1]
+    assert run([5e-3] + [1e-7] * 10_000, start_s=0.12, starts=starts)[1]
+    assert run([0.1], start_s=0.12, starts=starts)[1]
+    assert run([1e-3] * 280, workers=1, start_s=0.12, starts=starts)[1]
+    assert not starts
+
+
+def test_a_pool_that_cannot_start_leaves_the_items_here():
+    starts = []
+    inline, done, _ = run([1e-3] * 280, start_s=0.12, starts=starts, can_start=False)
+    assert done
+    assert len(starts) == 1
+    assert len(inline.results) == 280
 
 
 def test_a_slow_first_item_alone_does_not_decide():

@@ -170,7 +170,6 @@ def test_it_is_renewed_when_a_source_changed(run, edited):
         f"""
         import importlib
         import helper_here, tasks_here
-        _shared_pool._LOOK_S = 0.0
         assert bireme.map(tasks_here.work, [1], inline=False) == [(1, "old", "old")]
         with open("{edited}.py") as file:
             text = file.read()
@@ -191,6 +190,82 @@ def test_it_is_renewed_when_a_source_changed(run, edited):
             "helper_here.py": "WORD = 'old'\n",
         },
     )
+
+
+@pytest.mark.parametrize("reloads", [True, False])
+@pytest.mark.parametrize("known", ["before", "after"])
+def test_all_workers_run_the_same_source(run, reloads, known):
+    """Wherever a module was when it was edited: in the caller before the pool, or in one worker."""
+    run(
+        f"""
+        import importlib
+        if {known == "before"}:
+            import edited_here
+        bireme.map(abs, range(20), inline=False, workers=2)
+        import edited_here
+        for number in range(5):
+            word = edited_here.word
+            assert bireme.map(lambda _: edited_here.word(), [0], inline=False, workers=2) == [word()]
+            with open("edited_here.py", "w") as file:
+                file.write(f"def word(): return 'edit {{'I' * number}}'")
+            if {reloads}:
+                importlib.reload(edited_here)
+            def slow(_):
+                time.sleep(0.01)
+                return edited_here.word()
+            words = bireme.map(slow, range(20), inline=False, workers=2, chunksize=1)
+            assert set(words) == {{"edit " + "I" * number}}, words
+            importlib.reload(edited_here)
+        """,
+        modules={"edited_here.py": "def word(): return 'old'\n"},
+    )
+
+
+def test_a_module_that_a_worker_knew_first(run):
+    """It was edited before the caller, too, imported it."""
+    run(
+        """
+        def word(_):
+            import edited_here
+            return edited_here.WORD
+        assert bireme.map(word, [0], inline=False) == ["old"]
+        with open("edited_here.py", "w") as file:
+            file.write("WORD = 'newer'")
+        import edited_here
+        assert bireme.map(word, range(20), inline=False, chunksize=1) == ["newer"] * 20
+        """,
+        modules={"edited_here.py": "WORD = 'old'\n"},
+    )
+
+
+def test_the_levels_of_loggers_are_those_at_the_call(run):
+    result = run("""
+        bireme.map(abs, [1], inline=False, workers=1)  # before there is any logging
+        import logging
+        def work(text):
+            logging.getLogger("mine").info(text)
+            logging.getLogger("other").debug(text)
+        def call(text):
+            bireme.map(work, [text], inline=False, workers=1)
+            worker = bireme.map(pid, [0], inline=False, workers=1)
+            assert bireme.map(pid, [0], inline=False, workers=1) == worker
+        call("nobody asks for it")
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        call("by the root's level")
+        logging.getLogger("other").setLevel(logging.DEBUG)
+        call("by its own")
+        logging.disable(logging.INFO)
+        call("all but warnings are off")
+        logging.disable(logging.NOTSET)
+        logging.getLogger().setLevel(logging.WARNING)
+        call("only its own is left")
+    """)
+    assert result.stderr.splitlines() == [
+        "mine: by the root's level",
+        "mine: by its own",
+        "other: by its own",
+        "other: only its own is left",
+    ]
 
 
 def test_it_is_replaced_when_broken(run):
@@ -346,6 +421,37 @@ def test_what_was_begun_in_the_caller_ends_in_order(run):
             assert 0 < here < 50 and places == [True] * here + [False] * (50 - here)
         both = bireme.map(lambda a, b: (work(a)[0], b), range(50), (str(x) for x in range(60)))
         assert both == [(x, str(x)) for x in range(50)]
+    """)
+
+
+def test_the_first_pool_starts_while_items_run_here(run):
+    run("""
+        _shared_pool._FIRST_START_S = 0.2  # so that it does not pay to wait for it
+        pools = []
+        def work(x):
+            pools.append(len(_shared_pool._entries))
+            time.sleep(0.01)
+        bireme.map(work, range(40), workers=2)
+        # Here they were counted in this list, elsewhere in others.
+        assert pools[0] == 0 and pools[-1] == 1 and len(pools) < 40, pools
+        assert pools.index(1) <= 5, pools
+    """)
+
+
+def test_a_pool_that_cannot_start_harms_no_items_here(run):
+    run("""
+        _shared_pool._FIRST_START_S = 0.2
+        tried = []
+        def find(*_):
+            tried.append(1)
+            raise bireme.ResourceLimitError("none to be had")
+        _shared_pool.find = find
+        def work(x):
+            time.sleep(0.01)
+            return x
+        assert bireme.map(work, range(28), workers=2) == list(range(28))
+        assert tried == [1]
+        raised(bireme.ResourceLimitError, bireme.map, abs, [1], inline=False)
     """)
 
 

@@ -10,13 +10,12 @@ use bireme_runtime::client::{Config, Start};
 use bireme_runtime::task::{FunctionRef, Payload, Task, Whole};
 use bireme_sched::{Attempt, ChunkPlan};
 use bireme_shm::park::Wish;
-use bireme_shm::prim::Ordering;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyRange, PySlice, PyTuple};
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How each task of a call is to be run.
@@ -82,18 +81,6 @@ impl Client {
         Self { core }
     }
 
-    fn watch(&self, call: &Arc<Call>, outcome: &Bound<'_, PyAny>) {
-        call.watched.store(true, Ordering::Release);
-        let watcher = outcome.clone().unbind();
-        self.core
-            .watchers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(Arc::as_ptr(call) as usize, watcher);
-        self.core.dispatcher.watched.fetch_add(1, Ordering::SeqCst);
-        self.core.wake_dispatcher();
-    }
-
     fn outcome<'py>(
         &self,
         class: &Bound<'py, PyAny>,
@@ -108,23 +95,10 @@ impl Client {
         };
         let outcome = class.call1((handle,))?;
         if watched {
-            self.watch(call, &outcome);
+            self.core.watchers.add(call, &outcome)?;
+            self.core.wake_dispatcher();
         }
         Ok(outcome)
-    }
-
-    /// The call will never end by itself: forget its watcher.
-    fn unwatch(&self, call: &Arc<Call>) {
-        let key = Arc::as_ptr(call) as usize;
-        let watcher = self
-            .core
-            .watchers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key);
-        if watcher.is_some() {
-            self.core.dispatcher.watched.fetch_sub(1, Ordering::SeqCst);
-        }
     }
 }
 
@@ -229,7 +203,7 @@ impl Client {
         let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
         let task = options.task(&reference, (kind | what, payload, shared), 0..1, index);
         if let Err(error) = core.submit(py, &call, task) {
-            self.unwatch(&call);
+            core.watchers.forget(&call);
             return Err(error);
         }
         Ok(result)
@@ -277,7 +251,7 @@ impl Client {
         if let Err(error) = sent {
             core.inner
                 .cancel(|ticket| Arc::ptr_eq(&ticket.call, &call), false);
-            self.unwatch(&call);
+            core.watchers.forget(&call);
             return Err(error);
         }
         Ok(result)

@@ -7,6 +7,7 @@ use crate::detach::detached;
 use crate::dispatch::Dispatcher;
 use crate::function::{self, Functions};
 use crate::template::Birth;
+use crate::watch::Watchers;
 use bireme_runtime::client::{self, Config, Event, Hooks, SubmitError};
 use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
 use bireme_sched::Attempt;
@@ -33,9 +34,7 @@ pub(crate) struct Core {
     encoder: Py<PyAny>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     functions: Mutex<Functions>,
-    /// Watched calls that have ended: their objects wait for the dispatcher.
-    ended: Mutex<Vec<Arc<Call>>>,
-    pub(crate) watchers: Mutex<HashMap<usize, Py<PyAny>>>,
+    pub(crate) watchers: Watchers,
     births: Arc<AtomicU32>,
     draining: Mutex<Draining>,
     drained: Condvar,
@@ -119,8 +118,7 @@ impl Core {
             encoder,
             dispatcher,
             functions: Mutex::default(),
-            ended: Mutex::default(),
-            watchers: Mutex::default(),
+            watchers: Watchers::default(),
             births,
             draining: Mutex::default(),
             drained: Condvar::new(),
@@ -262,10 +260,7 @@ impl Core {
             if call.take(completion) {
                 any = true;
                 if call.watched.load(Ordering::Acquire) {
-                    self.ended
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(call);
+                    self.watchers.note_end(call);
                     self.wake_dispatcher();
                 }
             }
@@ -285,11 +280,7 @@ impl Core {
     pub(crate) fn has_chores(&self) -> bool {
         self.inner.has_news()
             || self.births.load(Ordering::SeqCst) == births::WANTED
-            || !self
-                .ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_empty()
+            || self.watchers.has_news()
     }
 
     /// The next worker to fork. Who takes one takes all that come up, until
@@ -342,26 +333,8 @@ impl Core {
         if let Err(error) = self.drain(py) {
             error.write_unraisable(py, None);
         }
-        loop {
-            let ended = self
-                .ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            let Some(call) = ended else { break };
-            let key = Arc::as_ptr(&call) as usize;
-            let watcher = self
-                .watchers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&key);
-            if let Some(watcher) = watcher
-                && let Err(error) = watcher.bind(py).call_method0("_call_back")
-            {
-                error.write_unraisable(py, None);
-            }
-            call.finish();
-            self.dispatcher.watched.fetch_sub(1, Ordering::SeqCst);
+        self.watchers.tell_progress(py);
+        while self.watchers.tell_end(py) {
             self.inner.wake_waiters();
         }
     }
@@ -547,10 +520,7 @@ impl Core {
 
     pub(crate) fn finish_empty(&self, call: &Arc<Call>) {
         if call.watched.load(Ordering::Acquire) {
-            self.ended
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(Arc::clone(call));
+            self.watchers.note_end(Arc::clone(call));
             self.wake_dispatcher();
         } else {
             call.finish();
@@ -558,7 +528,7 @@ impl Core {
     }
 
     pub(crate) fn wake_if_watched(&self) {
-        if self.dispatcher.watched.load(Ordering::SeqCst) != 0 {
+        if self.watchers.any() {
             self.wake_dispatcher();
         }
     }

@@ -1,5 +1,5 @@
 //! The dispatcher: one thread a pool, started when first needed, that calls Python
-//! on behalf of nobody in particular: callbacks, output and log records while no caller
+//! on behalf of nobody in particular: callbacks, progress, output and log records while no caller
 //! waits, forks of workers. It never reattaches to an interpreter that is going away.
 
 use crate::core::Core;
@@ -27,8 +27,6 @@ pub(crate) struct Dispatcher {
     stops: AtomicU32,
     /// The thread is calling Python, or waits for its lock: nobody may wait for it then.
     busy: AtomicBool,
-    /// Calls whose end concerns someone who does not wait.
-    pub(crate) watched: AtomicU32,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -100,7 +98,7 @@ impl Dispatcher {
 
     /// Wait for a wake. `false` when it is time to leave.
     fn wait(&self, core: &Core) -> bool {
-        if self.watched.load(Ordering::SeqCst) != 0 && self.stops.load(Ordering::SeqCst) == 0 {
+        if core.watchers.any() && self.stops.load(Ordering::SeqCst) == 0 {
             if !core.inner.has_news() {
                 core.inner.wait(Wish::Any, SLICE);
             }
@@ -126,7 +124,7 @@ fn run(core: &Weak<Core>) {
         if !core.has_chores() {
             // Some seconds with nothing to do: the next wake starts a new thread.
             idle += 1;
-            if idle > 3 && core.dispatcher.watched.load(Ordering::SeqCst) == 0 {
+            if idle > 3 && !core.watchers.any() {
                 return;
             }
             continue;

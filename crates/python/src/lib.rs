@@ -22,6 +22,7 @@ mod outcome;
 mod returned;
 mod shared;
 mod template;
+mod watch;
 mod worker;
 
 use pyo3::prelude::*;

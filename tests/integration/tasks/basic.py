@@ -101,6 +101,10 @@ def wait_for_pair(pair: tuple[str, Any]) -> Any:
     return wait_for_file(*pair)
 
 
+def wait_for_pair_of(path: str, value: Any) -> Any:
+    return wait_for_file(path, value)
+
+
 def meet_at_chunk_starts(folder: str, chunksize: int, party: int, x: int) -> tuple[int, int]:
     """Return `x` and the worker; the first item of each chunk waits for those of the others."""
     if x % chunksize == 0:
