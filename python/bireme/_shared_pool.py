@@ -19,6 +19,7 @@ from time import monotonic
 
 from bireme import _core
 from bireme.pool import Pool
+from bireme.serialize import text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class _Entry:
 
     def _sources_changed(self, fn: Callable[..., Any]) -> bool:
         now = monotonic()
-        module = sys.modules.get(getattr(fn, "__module__", None) or "")
+        module = sys.modules.get(text_of(fn, "__module__") or "")
         own = getattr(module, "__file__", None)
         if now - self._looked >= _LOOK_S:
             self._looked = now
