@@ -21,7 +21,7 @@ from typing import Any, cast
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from bireme import _named, _rebuild
+from bireme import _inherit, _named, _rebuild
 from bireme._fingerprint import (
     LARGE_BYTES,
     contents,
@@ -141,6 +141,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.rules = rules
         self.roots = frozenset(map(id, roots))
         self.needs = Needs()
+        self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, _Ref]] = {}
         self.cells: dict[int, types.CellType] = {}
 
@@ -261,6 +262,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _reduce_other(self, obj: Any, kind: Any) -> Any:
         reduce = self.dispatch_table.get(kind)
+        if reduce is None and self.handing is not None:
+            reduce = self.handing.reducer(obj, kind)
         if reduce is not None:
             reduced = reduce(obj)
         elif kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
