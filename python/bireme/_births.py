@@ -14,17 +14,19 @@ from bireme._modules import attributes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
+    from bireme._boot import Heritage
+    from bireme._main import Inherited
     from bireme.pool import Pool
 
 _START_METHODS = ("template", "fork", "spawn", "forkserver")
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
-def start_method_of(start_method: str | None, context: Any) -> str:
-    """Check the start method that a pool's arguments name."""
+def start_method_of(start_method: str | None, context: Any) -> str | None:
+    """Check the start method that a pool's arguments name; None if they leave it to us."""
     if context is not None:
         wanted = context if isinstance(context, str) else _start_method_in(context)
         if wanted not in _START_METHODS:
@@ -34,14 +36,13 @@ def start_method_of(start_method: str | None, context: Any) -> str:
                 f"context asks for start method {wanted!r}, start_method for {start_method!r}"
             )
         start_method = wanted
-    start_method = start_method or "template"
     worker = sys.modules.get("bireme.worker")
     if worker is not None and worker.preparing:
         raise RuntimeError(
             "a pool is made while this worker imports the main module; with start_method="
             f"{worker.preparing!r} what a script does must be under `if __name__ == '__main__':`"
         )
-    if start_method not in _START_METHODS:
+    if start_method is not None and start_method not in _START_METHODS:
         _checks.refuse(
             ValueError, "start_method", f"one of {', '.join(_START_METHODS)}", start_method
         )
@@ -93,17 +94,45 @@ def warn_of_threads() -> None:
         )
 
 
-def fork_workers(client: _core.Client) -> None:
-    """Fork the workers that a pool wants; the children never return from here."""
-    try:
-        while (wanted := client.next_birth()) is not None:
-            _fork_one(client, *wanted)
-    finally:
-        client.leave_births()
-    _resume_all()  # this may not be the main thread
+class Forker:
+    """Forks a pool's workers when its client asks for them; made by the pool, kept by the client.
+
+    The client must not keep the heritage while there is a pool: it may lead back to that, on ways
+    that no garbage collection sees.
+
+    Parameters
+    ----------
+    heritage : Heritage or None
+        What the workers need.
+    names : Inherited or None
+        Notes what they have of ``__main__``.
+    """
+
+    def __init__(self, heritage: Heritage | None, names: Inherited | None) -> None:
+        self._held: Callable[[], Heritage | None] = (
+            weakref.ref(heritage) if heritage is not None else lambda: None
+        )
+        self._names = names
+
+    def outlive_pool(self, heritage: Heritage | None) -> None:
+        """Keep what later workers need: the pool is gone, but results of it are awaited."""
+        self._held = lambda: heritage
+
+    def __call__(self, client: _core.Client) -> None:
+        """Fork the workers that are wanted; the children never return from here."""
+        heritage, names = self._held(), self._names
+        if heritage is None or names is None:
+            return
+        try:
+            while (wanted := client.next_birth()) is not None:
+                names.note_fork()
+                _fork_one(client, heritage, *wanted)
+        finally:
+            client.leave_births()
+        _resume_all()  # this may not be the main thread
 
 
-def _fork_one(client: _core.Client, row: int, birth: _core.Birth) -> None:
+def _fork_one(client: _core.Client, heritage: Heritage, row: int, birth: _core.Birth) -> None:
     # Ctrl-C between the fork and the news of it would leave a worker that nobody knows.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     in_main_thread = get_native_id() == os.getpid()
@@ -114,7 +143,7 @@ def _fork_one(client: _core.Client, row: int, birth: _core.Birth) -> None:
     try:
         pid = os.fork()
         if pid == 0:
-            _be_forked(client, birth, in_main_thread)
+            _be_forked(client, heritage, birth, in_main_thread)
         birth.discard()
         client.born(row, pid, 0)
     except OSError as error:
@@ -124,7 +153,9 @@ def _fork_one(client: _core.Client, row: int, birth: _core.Birth) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _be_forked(client: _core.Client, birth: _core.Birth, in_main_thread: bool) -> NoReturn:
+def _be_forked(
+    client: _core.Client, heritage: Heritage, birth: _core.Birth, in_main_thread: bool
+) -> NoReturn:
     """Be a worker in a child that was just forked; nothing of the caller's code runs on."""
     try:
         if not in_main_thread:
@@ -133,7 +164,7 @@ def _be_forked(client: _core.Client, birth: _core.Birth, in_main_thread: bool) -
             os.close(number)
         from bireme import worker
 
-        worker.main(birth, "fork")
+        worker.main(birth, "fork", heritage)
     finally:
         os._exit(1)
 

@@ -20,13 +20,18 @@ from typing import TYPE_CHECKING, Any
 from cloudpickle import cloudpickle as internals
 
 from bireme._by_value import Needs, Stream, dump, identity, large
-from bireme._fingerprint import ABSENT, Watch
+from bireme._fingerprint import Watch
+from bireme._rebuild import ABSENT
 
 if TYPE_CHECKING:
     import pickle
     from collections.abc import Iterable
 
     from bireme._rules import Namespace, Rules
+
+
+#: In place of the pickle of a name that is gone.
+_NOTHING = Stream(b"", [], Needs(), {})
 
 
 class _Name:
@@ -49,8 +54,12 @@ class _Name:
         return (self.space.label, self.name)
 
     def update(self, rules: Rules) -> None:
-        """Pickle the value again if it may have changed."""
-        value = self.space.variables[self.name]
+        """Pickle the value again if it may have changed; a name that is gone has an empty pickle."""
+        value = self.space.variables.get(self.name, ABSENT)
+        if value is ABSENT:
+            self.version += self.value is not ABSENT or not self.version
+            self.value, self.stream, self.digest, self.watch = ABSENT, _NOTHING, b"", None
+            return
         watch = self.watch
         if watch and value is self.value and not watch.mutable and watch.unchanged():
             return
@@ -141,7 +150,7 @@ class Bundle:
         Its large buffers; they come before those of the payload's rest.
     carries : frozenset
         The ids of classes and the (label, name) pairs that the receiver knows
-        once it has read it.
+        once it has read it, those of names that nobody has ever set among them.
     """
 
     __slots__ = ("buffers", "carries", "prefix")
@@ -189,6 +198,7 @@ class Sender:
             return _EMPTY
         names: dict[tuple[str, str], _Name] = {}
         classes: dict[str, _Class] = {}
+        absent: set[tuple[str, str]] = set()
         before: dict[tuple[str, str], int] = {}
         todo = [needs]
         while todo:
@@ -201,7 +211,10 @@ class Sender:
                     classes[uid].update(self.rules)
                     todo.append(classes[uid].needs)
             for key, (space, optional) in more.names.items():
-                if key in names:
+                if key in names or key in absent:
+                    continue
+                if key[1] not in space.variables and not self._may_have(space, key):
+                    absent.add(key)
                     continue
                 entry = self.entry(space, key[1])
                 before[key] = entry.version
@@ -213,20 +226,27 @@ class Sender:
                     raise
                 names[key] = entry
                 todo.append(entry.stream.needs)
-        return self._write(list(classes.values()), names, before)
+        return self._write(list(classes.values()), names, before, absent)
+
+    def _may_have(self, space: Namespace, key: tuple[str, str]) -> bool:
+        """Say whether the peer may have a value for a name."""
+        return space.inherited is not None or key in self._names
 
     def _write(
         self,
         classes: list[_Class],
         names: dict[tuple[str, str], _Name],
         before: dict[tuple[str, str], int],
+        absent: set[tuple[str, str]],
     ) -> Bundle:
+        if not classes and not names:
+            return _EMPTY
         groups = _groups(names)
         for group in groups:
             if any(entry.version > before[entry.key] for entry in group):
                 for entry in group:
                     entry.version = max(entry.version, before[entry.key] + 1)
-        carries = frozenset((*(item.uid for item in classes), *names))
+        carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
             [[(entry.key, entry.version) for entry in group] for group in groups],
@@ -302,8 +322,8 @@ def digest(content: bytes) -> bytes:
 def _prefix(fingerprint: bytes, preamble: bytes, buffers: Iterable[pickle.PickleBuffer]) -> bytes:
     """Write ``enter(fingerprint, preamble, [buffers])`` as pickle opcodes.
 
-    A pickle of its own follows: these opcodes leave the stack empty and use no
-    memo, so that the two make one stream.
+    A pickle of its own follows: these opcodes use no memo, so that the two make one
+    stream. What `enter` returns stays below on the stack until that one is loaded.
     """
     opcodes = [b"\x80\x05cbireme._rebuild\nenter\nC\x10", fingerprint]
     if len(preamble) < 1 << 32:
@@ -314,5 +334,5 @@ def _prefix(fingerprint: bytes, preamble: bytes, buffers: Iterable[pickle.Pickle
     for buffer in buffers:
         with buffer.raw() as view:
             opcodes.append(b"\x97\x98" if view.readonly else b"\x97")
-    opcodes.append(b"e\x87R0")
+    opcodes.append(b"e\x87R")
     return b"".join(opcodes)

@@ -21,9 +21,8 @@ from typing import Any, cast
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from bireme import _rebuild
+from bireme import _inherit, _named, _rebuild
 from bireme._fingerprint import (
-    ABSENT,
     LARGE_BYTES,
     contents,
     global_names,
@@ -31,7 +30,8 @@ from bireme._fingerprint import (
     is_large,
     stamp,
 )
-from bireme._rules import Namespace, Rules
+from bireme._rebuild import ABSENT
+from bireme._rules import Namespace, Rules, find
 
 Reduced = tuple[Any, ...]
 
@@ -141,6 +141,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.rules = rules
         self.roots = frozenset(map(id, roots))
         self.needs = Needs()
+        self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, _Ref]] = {}
         self.cells: dict[int, types.CellType] = {}
 
@@ -149,13 +150,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind = type(obj)
         if kind is types.FunctionType:
             return self._reduce_function(obj)
-        if isinstance(obj, type):
+        if issubclass(kind, type):
             return self._reduce_class(obj)
         if kind is types.ModuleType:
             return self._reduce_module(obj)
         if kind is _LRU:
             return self._reduce_lru(obj)
-        return NotImplemented
+        return self._reduce_other(obj, kind)
 
     # Functions
 
@@ -235,14 +236,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.cells[id(cell)] = cell
         if space.travels:
             for name in global_names(code)[0]:
-                if (value := space.variables.get(name, ABSENT)) is not ABSENT:
+                value = space.variables.get(name, ABSENT)
+                # One that is not there may have been, or may come: see `Sender.bundle`.
+                if space.sends(name, value):
                     self.needs.names[space.label, name] = (space, False)
+                if value is not ABSENT:
                     values.append(value)
         return (slots, fn.__dict__, filled, _submodules(code, values))
 
     def _reduce_lru(self, wrapper: Any) -> Any:
         fn = wrapper.__wrapped__
-        if type(fn) is not types.FunctionType or not self.rules.needs_by_value(wrapper):
+        if type(fn) is not types.FunctionType:
+            return self._reduce_other(wrapper, _LRU)
+        if not self.rules.needs_by_value(wrapper):
             return NotImplemented
         space = self.rules.namespace(fn)
         if (
@@ -251,6 +257,37 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         ):
             return reference
         return (_rebuild.lru_cache, (fn, wrapper.cache_parameters(), _own_attributes(wrapper)))
+
+    # Everything else
+
+    def _reduce_other(self, obj: Any, kind: Any) -> Any:
+        reduce = self.dispatch_table.get(kind)
+        if reduce is None and self.handing is not None:
+            reduce = self.handing.reducer(obj, kind)
+        if reduce is not None:
+            reduced = reduce(obj)
+        elif kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+            return NotImplemented
+        else:
+            reduced = obj.__reduce_ex__(5)
+        return self._reduce_global(obj, reduced) if isinstance(reduced, str) else reduced
+
+    def _reduce_global(self, obj: Any, path: str) -> Any:
+        """Refer to what pickles as the name of a global; define it if the peer cannot find it so."""
+        label = pickle.whichmodule(obj, path)  # type: ignore[attr-defined]
+        owner, _, name = path.rpartition(".")
+        module = sys.modules.get(label)
+        if module is not None and find(module, path) is obj:
+            space = self.rules.module_namespace(module, label)
+            top = path.partition(".")[0]
+            if not space.sends(top, space.variables.get(top, ABSENT)):
+                return path
+            if not owner and id(obj) not in self.roots:
+                self.needs.names[space.label, path] = (space, False)
+                return (_rebuild.named, (space.label, path))
+            if owner and id(holder := find(module, owner)) not in self.roots:
+                return (getattr, (holder, name))
+        return _named.definition(obj, label, self._shared)
 
     # Classes and modules
 
@@ -336,7 +373,7 @@ def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:
     """Name the loaded submodules a function reaches through their packages."""
     found = []
     for value in values:
-        if type(value) is types.ModuleType and hasattr(value, "__path__"):
+        if type(value) is types.ModuleType and "__path__" in vars(value):
             prefix = value.__name__ + "."
             every = global_names(code)[1]
             found += [
@@ -377,8 +414,12 @@ def _reduce_code(code: types.CodeType) -> Any:
 
 
 def _reduce_method(method: types.MethodType) -> Reduced:
-    name = method.__func__.__name__ if hasattr(method.__func__, "__name__") else ""
-    if name and getattr(method.__self__, name, None) == method:
+    try:
+        name = method.__func__.__name__
+        found = getattr(method.__self__, name)
+    except Exception:  # an object's own `__getattr__` may raise anything
+        found = None
+    if type(found) is types.MethodType and found == method:
         return (getattr, (method.__self__, name))
     return (types.MethodType, (method.__func__, method.__self__))
 

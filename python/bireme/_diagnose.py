@@ -15,15 +15,17 @@ import pickle
 import time
 import types
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle as internals
 
 from bireme import _by_value
-from bireme._fingerprint import ABSENT, contents, global_names
+from bireme._fingerprint import contents, global_names
+from bireme._rebuild import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from bireme._rules import Rules
 
@@ -51,14 +53,12 @@ class _Lenient(_by_value.Pickler):
         """Reduce as usual, or to a placeholder if that fails."""
         try:
             reduced = super().reducer_override(obj)
-            if reduced is NotImplemented and not isinstance(obj, (type, types.FunctionType)):
-                reducer = self.dispatch_table.get(type(obj))
-                reduced = reducer(obj) if reducer else obj.__reduce_ex__(5)
-                if isinstance(reduced, str):
-                    pickle.dumps(obj, 5)
-                    reduced = NotImplemented
-            elif reduced is NotImplemented:
+            if isinstance(reduced, str) or (
+                reduced is NotImplemented and issubclass(type(obj), (type, types.FunctionType))
+            ):
                 pickle.dumps(obj, 5)
+            elif reduced is NotImplemented:
+                reduced = obj.__reduce_ex__(5)
         except Exception as error:
             self.refused.append((obj, error))
             return (str, ())
@@ -90,8 +90,8 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
         for key, (space, optional) in pickler.needs.names.items():
             if key not in known and not optional:
                 known.add(key)
-                item = space.variables[key[1]]
-                todo.append((item, (item,)))
+                if (item := space.variables.get(key[1], ABSENT)) is not ABSENT:
+                    todo.append((item, (item,)))
     return refused, size
 
 
@@ -107,11 +107,11 @@ def _path(
         where, obj = queue.popleft()
         if id(obj) in wanted:
             return (where, *wanted[id(obj)])
-        if id(obj) in seen or isinstance(obj, _ATOMS):
+        if id(obj) in seen or type(obj) in _ATOMS:
             continue
         seen[id(obj)] = obj
         try:
-            queue.extend(_children(where, obj, rules))
+            queue.extend(islice(_children(where, obj, rules), _NODES_MAX))
         except Exception:  # a hostile attribute hides its children only
             continue
     return None
@@ -179,14 +179,16 @@ def _items(where: str, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     return ((f"{where}[{position}]", value) for position, value in enumerate(values))
 
 
-def _entries(where: str, mapping: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in list(mapping.items()):
+def _entries(where: str, mapping: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in list(dict.items(mapping)):  # a subclass may have endless ones
         yield f"{where}[{_short(key)}]", value
         yield f"{where} → key {_short(key)}", key
 
 
 def _attributes(where: str, obj: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((f"{where}.{k}", v) for k, v in list(getattr(obj, "__dict__", {}).items()))
+    attributes = getattr(obj, "__dict__", None)
+    if type(attributes) is dict:  # not what a `__getattr__` makes up
+        yield from ((f"{where}.{name}", value) for name, value in list(attributes.items()))
     for cls in type(obj).__mro__:
         for name, member in vars(cls).items():
             if isinstance(member, types.MemberDescriptorType):

@@ -22,6 +22,9 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from bireme._rebuild import ABSENT
+from bireme._rules import MAIN
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -64,7 +67,8 @@ _IMMUTABLE_NAMES: Final = frozenset(
         "datetime.timezone", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
         "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath",
         "operator.itemgetter", "operator.attrgetter", "operator.methodcaller",
-        "typing.TypeVar", "typing._GenericAlias", "typing._UnionGenericAlias",
+        "typing.TypeVar", "typing.ParamSpec", "typing.TypeVarTuple", "typing.TypeAliasType",
+        "typing.NewType", "typing._GenericAlias", "typing._UnionGenericAlias",
         "_abc._abc_data", "numpy._ArrayFunctionDispatcher", "_collections._tuplegetter", "collections._tuplegetter",
     }
 )  # fmt: skip
@@ -72,13 +76,6 @@ _IMMUTABLE_NAMES: Final = frozenset(
 
 #: What `namedtuple` keeps in its classes.
 _FIXED: Final = frozenset({"_fields", "_field_defaults"})
-
-
-class _Absent:
-    """Stands for a name that is not set, or an empty cell."""
-
-
-ABSENT: Final = _Absent()
 
 
 class _Weakly(weakref.ref[Any]):
@@ -187,8 +184,12 @@ class Watch:
         if kind is types.FunctionType:
             if self._rules.needs_by_value(value):
                 self._visit_function(value)
-        elif isinstance(value, type):
-            if self._rules.needs_by_value(value) and value.__flags__ & (1 << 9):
+            else:
+                self._visit_named(value)
+        elif issubclass(kind, type):
+            if not self._rules.needs_by_value(value):
+                self._visit_named(value)
+            elif value.__flags__ & (1 << 9):
                 self._visit_class(value)
         elif kind is types.ModuleType:
             if self._rules.module_travels(value, value.__name__):
@@ -200,6 +201,13 @@ class Watch:
                 self._visit(part)
         elif not is_immutable(value) and not is_large(value):
             self.mutable = True
+
+    def _visit_named(self, value: Any) -> None:
+        """Note that a fork finds it in ``__main__``, if it does: until the name is bound anew."""
+        inherited = self._rules.inherited
+        if inherited is not None and value.__module__ in MAIN:
+            name = value.__qualname__.partition(".")[0]
+            self._items.append((inherited.variables, name, inherited.variables.get(name, ABSENT)))
 
     def _visit_function(self, fn: types.FunctionType, special: bool = False) -> None:
         held = weakref.ref(fn)
@@ -217,9 +225,13 @@ class Watch:
             # dataclass's `__repr__` has a set) is scratch space, not input.
             if value is not ABSENT and not special:
                 self._visit(value)
-        if self._follow and self._rules.namespace(fn).travels:
+        if self._follow and (space := self._rules.namespace(fn)).travels:
             for name in global_names(fn.__code__)[0]:
-                self._item(fn.__globals__, name, fn.__globals__.get(name, ABSENT))
+                value = fn.__globals__.get(name, ABSENT)
+                if space.sends(name, value):
+                    self._item(fn.__globals__, name, value)
+                else:
+                    self._items.append((fn.__globals__, name, value))
 
     def _visit_class(self, cls: type) -> None:
         for base in (*cls.__bases__, type(cls)):
@@ -271,12 +283,12 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
 
 def is_immutable(value: Any) -> bool:
     """Say whether a value itself (not what it refers to) cannot change in place."""
-    if isinstance(value, _IMMUTABLE):
+    kind = type(value)  # what `__class__` says may be anything, or run code
+    if issubclass(kind, _IMMUTABLE):
         return True
-    kind = type(value)
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, (numpy.generic, numpy.dtype)):
-        return not isinstance(value, numpy.void)
+    if numpy is not None and issubclass(kind, (numpy.generic, numpy.dtype)):
+        return not issubclass(kind, numpy.void)
     return f"{kind.__module__}.{kind.__qualname__}" in _IMMUTABLE_NAMES
 
 
@@ -285,7 +297,7 @@ def is_large(value: Any) -> bool:
     try:
         with memoryview(value) as view:
             return view.nbytes >= LARGE_BYTES and view.contiguous and view.format != "O"
-    except (TypeError, ValueError, BufferError):
+    except Exception:  # a class's own `__buffer__` may raise anything
         return False
 
 

@@ -9,6 +9,9 @@ stream names. They share one table a process:
 - *namespaces*: the globals of by-value functions, one dictionary a module;
 - *held*: the version of each global name that was last set from the caller.
 
+What a namespace held at this process's birth is the caller's, too. A name that exists in it
+and was neither there nor sent was set by a task, and stays.
+
 A payload that needs definitions starts with a *preamble*, a call of `enter`
 that runs before the rest of the stream. Its parts are nested bytes: what is
 known already is skipped without being unpickled.
@@ -28,6 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+
+class _Absent:
+    """Stands for a name that is not set, or an empty cell."""
+
+
+ABSENT = _Absent()
+
 #: Guards every table of this module, and the encoders' too.
 lock: Any = RLock()
 
@@ -46,6 +56,10 @@ _modules: list[types.ModuleType] = []
 
 #: (namespace label, name) -> (version, the value if it is a function or None).
 held: dict[tuple[str, str], tuple[int, Any]] = {}
+#: Namespace label -> the names that it had at this process's birth.
+_inherited: dict[str, dict[str, Any]] = {}
+#: (namespace label, name) -> its record and that one's buffers, while a preamble is taken in.
+_waiting: dict[tuple[str, str], tuple[tuple[Any, ...], Sequence[Any]]] = {}
 _older: dict[tuple[str, str, int], tuple[bytes, list[Any], int]] = {}
 _seen: dict[bytes, None] = {}
 _SEEN_MAX = 4096
@@ -96,8 +110,13 @@ def _register(uid: str, cls: type) -> None:
     _units[uid] = reference
 
 
-def keep_inherited() -> None:
-    """Note that the caller has every class known so far (a forked worker)."""
+def begin() -> None:
+    """Start as a worker: what is here by now is the caller's, or nobody's."""
+    # The caller that forked us may be a worker: these are about what it was sent itself.
+    for table in (held, _waiting, _older, _seen, _unit_versions):
+        table.clear()
+    _inherited["__main__"] = dict(vars(sys.modules["__main__"]))
+    _inherited.update((label, dict(variables)) for label, variables in namespaces.items())
     for uid, reference in list(_units.items()):
         if (cls := reference()) is not None:
             kept[uid] = cls
@@ -127,7 +146,7 @@ def _build(record: tuple[Any, ...]) -> type:
             label, attributes, name = home
             # Under its name a plain pickle of an instance finds it.
             variables = namespace(label, attributes)
-            if name not in variables:
+            if _is_callers(label, name, variables):
                 variables[name] = cls
                 held.setdefault((label, name), (0, cls))
     fill, content = loads(state, buffers=buffers)
@@ -196,7 +215,11 @@ def fill_function(
 
 
 def named(label: str, name: str) -> Any:
-    """Return the function of that name as the peer sent it last."""
+    """Return the function, or what else is pickled by name, as the peer sent it last."""
+    if _waiting:
+        with lock:
+            if (record := _waiting.get((label, name))) is not None:
+                _set_names(*record)
     value = held.get((label, name), (0, None))[1]
     return value if value is not None else home(label)[name]
 
@@ -210,10 +233,13 @@ def versioned(label: str, name: str, version: int) -> Any:
     return loads(payload, buffers=buffers)[position]
 
 
-def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> None:
-    """Take in the definitions which the rest of a payload needs."""
+def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
+    """Take in the definitions which the rest of a payload needs; give its classes.
+
+    Nothing else may refer to those until the rest has been read.
+    """
     if digest in _seen:
-        return
+        return []
     with lock:
         keep, units, names = loads(preamble)
         for uid, version, where, skeleton, state, first, last in units:
@@ -227,22 +253,30 @@ def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> None:
                 _unit_versions[uid] = version
                 fill, content = loads(state, buffers=buffers[first:last])
                 fill(cls, content)
-        for record in names:
-            _set_names(record, buffers)
-        for uid, *_ in units:
-            unit(uid)
+        # Their values may look each other up: whichever is asked for is set first.
+        _waiting.update(((r[0], name), (r, buffers)) for r in names for name, _ in r[2])
+        try:
+            for record in names:
+                _set_names(record, buffers)
+        finally:
+            _waiting.clear()
+        classes = [unit(uid) for uid, *_ in units]
         if keep:  # what is not kept may be gone when the same preamble comes again
             if len(_seen) >= _SEEN_MAX:
                 del _seen[next(iter(_seen))]
             _seen[digest] = None
+        return classes
 
 
 def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
     """Set globals of one namespace, each only if this version of it is newer.
 
-    A name that was never sent but exists was set by a task: it stays.
+    A name that was never sent but exists was set by a task: it stays. Without a payload the
+    caller has deleted the name.
     """
     label, attributes, pairs, payload, first, last = record
+    for name, _ in pairs:
+        _waiting.pop((label, name), None)
     if all(held.get((label, name), (-1,))[0] == version for name, version in pairs):
         return
     variables = namespace(label, attributes)
@@ -255,16 +289,45 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
                 _older[label, name, version] = (*source, position)
             continue
         if values is None:
-            values = loads(payload, buffers=source[1])
+            values = loads(payload, buffers=source[1]) if payload else (ABSENT,)
         value = values[position]
         held[label, name] = (version, value if is_definition(value) else None)
-        if have is not None or name not in variables:
+        if have is None and not _is_callers(label, name, variables):
+            continue
+        if value is ABSENT:
+            variables.pop(name, None)
+        else:
             variables[name] = value
+
+
+def _is_callers(label: str, name: str, variables: dict[str, Any]) -> bool:
+    """Say whether a name that was never sent is free, or as it was at this process's birth."""
+    value = variables.get(name, ABSENT)
+    return value is ABSENT or value is _inherited.get(label, {}).get(name, ABSENT)
 
 
 def is_definition(value: Any) -> bool:
     """Say whether a value is one that other payloads refer to by its name."""
     return isinstance(value, types.FunctionType) or type(value).__name__ == "_lru_cache_wrapper"
+
+
+def made_in(module: str, kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call a type that notes which module calls it."""
+    names = {"__name__": module, "kind": kind, "args": args, "options": options}
+    return eval("kind(*args, **options)", names)
+
+
+def type_alias(module: str, name: str, values: list[Any]) -> Any:
+    """Rebuild what ``type name = ...`` makes; its value is still to come."""
+    names: dict[str, Any] = {"__name__": module}
+    exec(f"def make(values):\n type {name} = values[0]\n return {name}", names)
+    return names["make"](values)
+
+
+def fill_type_alias(_alias: Any, state: tuple[list[Any], tuple[Any, ...]]) -> None:
+    """Give a type alias its value."""
+    values, value = state
+    values.extend(value)
 
 
 def cached_property(make: Callable[..., Any], fn: Any, name: str | None) -> Any:

@@ -6,11 +6,14 @@ import sys
 import weakref
 
 from bireme import _rebuild
+from bireme._rebuild import ABSENT
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
     from types import FunctionType, ModuleType
     from typing import Any
+
+    from bireme._main import Inherited
 
 #: The caller's script, and the name it has in a spawned worker.
 MAIN = ("__main__", "__mp_main__")
@@ -34,19 +37,32 @@ class Namespace:
         that the peer has by itself.
     attributes : dict
         What a module object made for it starts with (``__name__`` and so on).
+    inherited : Inherited, optional
+        What the peer has of it by itself.
     """
 
-    __slots__ = ("attributes", "label", "travels", "variables")
+    __slots__ = ("attributes", "inherited", "label", "travels", "variables")
 
-    def __init__(self, label: str, variables: dict[str, Any], travels: bool) -> None:
+    def __init__(
+        self,
+        label: str,
+        variables: dict[str, Any],
+        travels: bool,
+        inherited: Inherited | None = None,
+    ) -> None:
         self.label = label
         self.variables = variables
         self.travels = travels
+        self.inherited = inherited
         self.attributes = {
             key: variables[key]
             for key in _FIXED
             if travels and label != "__main__" and key in variables
         }
+
+    def sends(self, name: str, value: Any) -> bool:
+        """Say whether the peer is to be told of a name that a function uses (`value` may be `ABSENT`)."""
+        return self.travels and not (self.inherited and self.inherited.has(name, value))
 
 
 class Rules:
@@ -59,11 +75,16 @@ class Rules:
         ``__main__`` is another module.
     returning : bool
         True in a worker: its functions go home to the caller's own namespaces.
+    inherited : Inherited, optional
+        What the peer, a fork, has of ``__main__``: only the rest goes by value.
     """
 
-    def __init__(self, by_value_main: bool, returning: bool = False) -> None:
+    def __init__(
+        self, by_value_main: bool, returning: bool = False, inherited: Inherited | None = None
+    ) -> None:
         self.by_value_main = by_value_main
         self.returning = returning
+        self.inherited = inherited
 
     def needs_by_value(self, obj: Any) -> bool:
         """Say whether a function or class cannot be imported by the peer.
@@ -82,13 +103,16 @@ class Rules:
         module = sys.modules.get(name)
         if module is None or self.module_travels(module, name):
             return True
-        found: Any = module
-        try:
-            for part in path.split("."):
-                found = getattr(found, part)
-        except AttributeError:
+        if find(module, path) is not obj:
             return True
-        return found is not obj
+        return name in MAIN and not self._is_inherited(module, path)
+
+    def _is_inherited(self, main: ModuleType, path: str) -> bool:
+        inherited, variables = self.inherited, vars(main)
+        if inherited is None:
+            return True  # the peer has imported the script
+        name = path.partition(".")[0]
+        return inherited.variables is variables and inherited.has(name, variables.get(name, ABSENT))
 
     def module_travels(self, module: ModuleType, name: str) -> bool:
         """Say whether the peer cannot import this module."""
@@ -101,14 +125,37 @@ class Rules:
         variables = fn.__globals__
         label = _rebuild.labels.get(id(variables))
         if label is not None and _rebuild.namespaces.get(label) is variables:
-            return Namespace(label, variables, not self.returning)
+            return self._namespace(label, variables, True)
         name = variables.get("__name__")
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is not None and getattr(module, "__dict__", None) is variables:
             assert isinstance(name, str)
-            travels = not self.returning and self.module_travels(module, name)
-            return Namespace("__main__" if name in MAIN else name, variables, travels)
-        return Namespace(_anonymous_label(fn, name), variables, not self.returning)
+            return self.module_namespace(module, name)
+        return self._namespace(_anonymous_label(fn, name), variables, True)
+
+    def module_namespace(self, module: ModuleType, name: str) -> Namespace:
+        """Return the namespace of the module of that name."""
+        travels = self.module_travels(module, name)
+        variables = getattr(module, "__dict__", {})  # it may be any object
+        return self._namespace("__main__" if name in MAIN else name, variables, travels)
+
+    def _namespace(self, label: str, variables: dict[str, Any], travels: bool) -> Namespace:
+        inherited = self.inherited
+        if inherited is not None and inherited.variables is not variables:
+            inherited = None
+        travels = (travels or inherited is not None) and not self.returning
+        return Namespace(label, variables, travels, inherited)
+
+
+def find(module: ModuleType, path: str) -> Any:
+    """Return what a module holds under a dotted name, or `ABSENT`."""
+    found: Any = module
+    try:
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception:  # a module's own `__getattr__` may raise anything
+        return ABSENT
+    return found
 
 
 def importable(module: ModuleType, name: str) -> bool:

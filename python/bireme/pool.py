@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import sys
 import weakref
 
-from bireme import _checks, _core, _surroundings
-from bireme._births import birth_place, fork_workers, register, start_method_of, warn_of_threads
+from bireme import _checks, _core
+from bireme._births import (
+    Forker,
+    birth_place,
+    register,
+    start_method_of,
+    warn_of_threads,
+)
+from bireme._boot import Boot
 from bireme._remote import Remote, keep_spare, resource_error
 from bireme._result import AsyncResult
 from bireme._submit import (
@@ -21,7 +26,6 @@ from bireme._submit import (
     submit_map,
 )
 from bireme.errors import ForkedError
-from bireme.serialize import Encoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +57,8 @@ class Pool:
         Called once in each worker before its first task. If it raises, the pool is broken
         and every call raises `InitializerError`.
     initargs : tuple
-        Its arguments.
+        Its arguments. Locks, queues, pipes and shared values of `multiprocessing` may be
+        among them. With ``"fork"`` they are inherited, not pickled.
     maxtasksperchild : int, optional
         Chunks after which a worker is replaced by a fresh one.
     context : optional
@@ -61,7 +66,8 @@ class Pool:
     start_method : {"template", "fork", "spawn", "forkserver"}, optional
         Where workers come from. The default, ``"template"``, forks them from a clean
         process of bireme's own; it needs no ``if __name__ == "__main__"`` guard. The others
-        mean what they mean in `multiprocessing`.
+        mean what they mean in `multiprocessing`. Left out, it is ``"fork"`` for a pool whose
+        initializer is given a lock, queue or the like of a fork context.
     preload : sequence of str
         Modules that the template imports once, before workers are forked from it.
     name : str, optional
@@ -130,16 +136,23 @@ class Pool:
         forward_output = _checks.flag("forward_output", forward_output)
         if not isinstance(name, (str, type(None))):
             _checks.refuse(TypeError, "name", "a str or None", name)
-        self.start_method = start_method_of(start_method, context)
         self.name = name or f"pool-{next(_numbers)}"
         self._seed = None if seed is None else check_seed(seed)
         self._order = 0  # submissions so far: the index that seeds an `apply`
         self._closing = False
         self._feeds: weakref.WeakSet[ItemIterator] = weakref.WeakSet()
-        encoder = Encoder(by_value_main=self.start_method == "template")
-        boot = self._boot(encoder, initializer, tuple(initargs), forward_output)
-        imports_main = self.start_method in ("spawn", "forkserver")
-        faces = Remote(encoder, fork_workers, initializer is not None or imports_main)
+        boot = Boot(
+            self.name,
+            self.processes,
+            start_method_of(start_method, context),
+            initializer,
+            tuple(initargs),
+            forward_output,
+        )
+        self.start_method = boot.start_method
+        self._heritage, self._forker = boot.heritage, Forker(boot.heritage, boot.names)
+        prepares = initializer is not None or self.start_method in ("spawn", "forkserver")
+        faces = Remote(boot.encoder, self._forker, prepares)
         start, command = birth_place(self.start_method, tuple(preload))
         if self.start_method == "fork":
             warn_of_threads()
@@ -147,11 +160,12 @@ class Pool:
             keep_spare()
             self._client = _core.Client(
                 faces,
-                encoder,
+                boot.encoder,
                 self.processes,
                 start,
                 command,
-                boot,
+                boot.content,
+                boot.fds,
                 maxtasksperchild or 0,
                 forward_output,
                 max_pending,
@@ -161,34 +175,7 @@ class Pool:
             raise resource_error(f"the pool cannot be started: {error}") from error
         register(self)
         if start == "caller":
-            fork_workers(self._client)
-
-    def _boot(
-        self, encoder: Encoder, initializer: Any, initargs: tuple[Any, ...], forward_output: bool
-    ) -> tuple[bytes, list[Any]]:
-        threads = max(1, _core.usable_cpus() // self.processes)
-        boot: dict[str, Any] = {
-            "name": self.name,
-            "owner": os.getpid(),
-            "threads": threads,
-            "forward_output": forward_output,
-            "surroundings": _surroundings.capture(threads),
-            "initializer": None,
-        }
-        buffers: list[Any] = []
-        if initializer is not None:
-            function = encoder.encode_function(initializer)
-            payload, more = encoder.dumps(initargs, label="initargs")
-            boot |= {"initializer": function.payload, "initargs": payload}
-            boot["split"] = len(function.buffers)
-            buffers = [*function.buffers, *more]
-        if self.start_method in ("spawn", "forkserver"):
-            from multiprocessing.spawn import get_preparation_data
-
-            data = get_preparation_data(self.name)
-            data["authkey"] = bytes(data["authkey"])  # as itself it refuses to be pickled
-            boot["preparation"] = data
-        return pickle.dumps(boot), buffers
+            self._forker(self._client)
 
     # Calls -----------------------------------------------------------------------------
 
@@ -429,6 +416,8 @@ class Pool:
             text = f"unclosed running multiprocessing pool {self!r}"
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
         client.let_go()
+        if client.outstanding():
+            self._forker.outlive_pool(self._heritage)
 
     def __repr__(self) -> str:
         if getattr(self, "_client", None) is None:

@@ -25,7 +25,7 @@ from _pickle import loads as _plain_loads
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from bireme import _checks, _rebuild
-from bireme._rules import Rules
+from bireme._rules import MAIN, Rules
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from bireme._bundle import Bundle, Sender
     from bireme._by_value import Stream
     from bireme._fingerprint import Watch
+    from bireme._main import Inherited
 
 __all__ = ["Decoder", "Encoder", "Function", "diagnose", "refresh"]
+
+#: Callables inside of callables that are looked through for a name: an object may make them up.
+_WRAPPERS_MAX = 8
 
 Pickled = tuple[bytes, "list[PickleBuffer]"]
 
@@ -148,17 +152,20 @@ class Encoder(_Side):
         clean process). False if workers were forked from the caller or have
         imported its script: then only lambdas and local definitions go by value,
         and functions use the globals that the worker has.
+    inherited : Inherited, optional
+        For workers that were forked from the caller: what they have of ``__main__``. Its
+        members that they lack, or hold another object for, go by value too.
     """
 
-    def __init__(self, by_value_main: bool) -> None:
-        super().__init__(Rules(by_value_main))
+    def __init__(self, by_value_main: bool, inherited: Inherited | None = None) -> None:
+        super().__init__(Rules(by_value_main, inherited=inherited))
         self.by_value_main = by_value_main
 
     def needs_by_value(self, obj: Any) -> bool:
         """Say whether a function or class cannot be imported by the workers.
 
-        Reasons: it belongs to ``__main__`` (with `by_value_main`); it is a lambda
-        or a local definition; its module is not importable, or holds another
+        Reasons: it belongs to ``__main__`` (with `by_value_main`, or bound there since the
+        fork); it is a lambda or a local definition; its module is not importable, or holds another
         object under its name; cloudpickle was told to send its module by value.
         """
         return self._rules.needs_by_value(obj)
@@ -187,13 +194,14 @@ class Encoder(_Side):
         name = function_name(fn)
         if self._is_importable(fn):
             payload = _plain_dumps(fn, 5)
-            return Function(payload, [], name, digest=_digest(payload))
+            watch = self._watch_name(fn)
+            return Function(payload, [], name, digest=_digest(payload), watch=watch)
         from bireme._by_value import identity
         from bireme._fingerprint import Watch
 
         with _rebuild.lock:
-            watch = Watch(fn, self._rules, follow=True)
             try:
+                watch = Watch(fn, self._rules, follow=True)
                 body, bundle = self._encode_body(fn)
             except Exception as error:
                 self._explain(error, fn, function_label(fn))
@@ -244,9 +252,17 @@ class Encoder(_Side):
 
     def _is_importable(self, fn: Any) -> bool:
         kind = type(fn)
-        if kind is FunctionType or isinstance(fn, type):
+        if kind is FunctionType or issubclass(kind, type):
             return not self._rules.needs_by_value(fn) and type(None) is not fn
         return kind is BuiltinFunctionType and isinstance(fn.__self__, ModuleType)
+
+    def _watch_name(self, fn: Any) -> Watch | None:
+        """Watch what a fork looks up in ``__main__``: should it be bound anew, `fn` goes by value."""
+        if self._rules.inherited is None or fn.__module__ not in MAIN:
+            return None
+        from bireme._fingerprint import Watch
+
+        return Watch(fn, self._rules, follow=False)
 
     def _encode_body(self, fn: Any) -> tuple[Stream, Bundle]:
         from bireme._by_value import Needs, Stream, by_name
@@ -282,7 +298,7 @@ class Decoder(_Side):
 
     def __init__(self, by_value_main: bool = True) -> None:
         super().__init__(Rules(by_value_main, returning=True))
-        _rebuild.keep_inherited()
+        _rebuild.begin()
 
     def load_function(self, payload: Any, buffers: Sequence[Any] = ()) -> Callable[..., Any]:
         """Unpickle a function; its module's namespace is updated first."""
@@ -320,18 +336,31 @@ def function_name(fn: Any) -> str:
     if isinstance(fn, str):
         return fn
     inner = fn
-    while not hasattr(inner, "__qualname__"):
-        inner = getattr(inner, "func", None)
-        if inner is None:
-            kind = type(fn)
-            return f"{kind.__module__}.{kind.__qualname__} object"
-    text = f"{getattr(inner, '__module__', None) or 'builtins'}.{inner.__qualname__}"
-    return text if inner is fn else f"partial of {text}"
+    for _ in range(_WRAPPERS_MAX):
+        name = text_of(inner, "__qualname__")
+        if name is not None:
+            text = f"{text_of(inner, '__module__') or 'builtins'}.{name}"
+            return text if inner is fn else f"partial of {text}"
+        try:
+            inner = inner.func
+        except Exception:
+            break
+    kind = type(fn)
+    return f"{kind.__module__}.{kind.__qualname__} object"
+
+
+def text_of(obj: Any, attribute: str) -> str | None:
+    """Return an attribute that is a text; an object may answer with anything, or raise."""
+    try:
+        value = getattr(obj, attribute)
+    except Exception:
+        return None
+    return value if isinstance(value, str) else None
 
 
 def function_label(fn: Any) -> str:
     """Return how an error names a callable."""
-    name = getattr(fn, "__qualname__", None)
+    name = text_of(fn, "__qualname__")
     if name is None:
         return f"the {type(fn).__name__} object"
     return "<lambda>" if name.endswith("<lambda>") else f"function {name!r}"

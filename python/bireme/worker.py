@@ -7,13 +7,15 @@ import pickle
 import signal
 import sys
 
-from bireme import _core, _remote, _surroundings
+from bireme import _core, _inherit, _remote, _surroundings
 from bireme.serialize import Decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from bireme._boot import Heritage
 
 # The worker that this process is, once it is one.
 _current: Hooks | None = None
@@ -169,11 +171,11 @@ def _watch_forks(hooks: Hooks) -> None:
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
 
 
-def main(birth: _core.Birth, start: str = "template") -> NoReturn:
-    """Be the worker that `birth` describes; never returns."""
+def main(birth: _core.Birth, start: str = "template", heritage: Heritage | None = None) -> NoReturn:
+    """Be the worker that `birth` describes; a fork has a heritage. Never returns."""
     code = 1
     try:
-        code = _main(birth, start)
+        code = _main(birth, start, heritage)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:
@@ -182,7 +184,7 @@ def main(birth: _core.Birth, start: str = "template") -> NoReturn:
         _end(code)
 
 
-def _main(birth: _core.Birth, start: str) -> int:
+def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     global _current, preparing
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that forked may have blocked them
@@ -199,7 +201,7 @@ def _main(birth: _core.Birth, start: str) -> int:
     if start == "fork":
         _surroundings.cap_threads(boot["threads"])
     else:
-        _surroundings.apply(boot["surroundings"], main=start == "template")
+        _surroundings.apply(boot["surroundings"], main=boot["by_value_main"])
     os.environ["BIREME_WORKER"] = f"{boot['owner']}:{core.serial}"  # known to whatever it starts
     _core.set_title(f"bireme:{core.row}:{boot['name']}")
     _reseed()
@@ -209,7 +211,7 @@ def _main(birth: _core.Birth, start: str) -> int:
         preparing = start
         spawn.prepare(boot["preparation"])
         preparing = ""
-    hooks = _current = Hooks(core, by_value_main=start == "template")
+    hooks = _current = Hooks(core, boot["by_value_main"])
     hooks.install()
     levels = boot["surroundings"].get("logging")
     if levels is not None or "logging" in sys.modules:
@@ -217,17 +219,28 @@ def _main(birth: _core.Birth, start: str) -> int:
 
         _logs.install(core.log, core.row, levels)
     _watch_forks(hooks)
-    if boot["initializer"] is not None:
+    if heritage is not None or boot["initializer"] is not None:
         try:
-            function = hooks.decoder.load_function(boot["initializer"], buffers[: boot["split"]])
-            args = hooks.loads(boot["initargs"], buffers[boot["split"] :])
-            function(*args)
+            function, args = _initializer(hooks, boot, buffers, heritage)
+            if function is not None:
+                function(*args)
         except BaseException as error:
             core.initializer_failed(hooks.encode_exception(error))
             return 1
     core.ready()
     core.run(hooks)
+    _inherit.send_rest()
     return 0
+
+
+def _initializer(
+    hooks: Hooks, boot: dict[str, Any], buffers: list[Any], heritage: Heritage | None
+) -> tuple[Callable[..., object] | None, tuple[Any, ...]]:
+    if heritage is not None:
+        return heritage.initializer, heritage.initargs
+    with _inherit.taking_over(hooks.core.take_given()):
+        function = hooks.decoder.load_function(boot["initializer"], buffers[: boot["split"]])
+        return function, hooks.loads(boot["initargs"], buffers[boot["split"] :])
 
 
 def spawned() -> None:

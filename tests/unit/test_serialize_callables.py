@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import operator
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import types
+import unittest.mock
 
 import pytest
 
@@ -221,3 +224,60 @@ def test_importing_the_module_is_light():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert out.stdout.strip() == "[]"
+
+
+class _Endless:
+    """Answers every question, always with something new."""
+
+    def __getattr__(self, name):
+        return _Endless()
+
+    def __call__(self, *args):
+        return ()
+
+
+class _Hostile:
+    """Has attributes that raise."""
+
+    @property
+    def func(self):
+        raise RuntimeError("no func")
+
+    def __getattr__(self, name):
+        raise AttributeError(name) if name.startswith("__get") else RuntimeError(f"no {name}")
+
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize("make", [unittest.mock.Mock, _Endless, _Hostile])
+def test_names_of_callables_whose_attributes_are_made_up(make):
+    from bireme.serialize import function_label, function_name
+
+    fn = make()
+    assert function_name(fn) == f"{type(fn).__module__}.{type(fn).__qualname__} object"
+    assert function_label(fn) == f"the {type(fn).__name__} object"
+    nested = functools.partial(functools.partial(functools.partial(abs)))
+    assert function_name(nested) == "partial of builtins.abs"
+
+
+def test_callables_whose_attributes_are_made_up(pair):
+    assert pair.run(unittest.mock.Mock(return_value=5), 1) == 5
+    assert pair.run(_Hostile(), 2) == 2
+    lock = threading.Lock()
+    mock = unittest.mock.Mock(side_effect=lambda: lock)
+    with pytest.raises(support.errors.PicklingError, match=r"Mock object.*lock"):
+        pair.encoder.encode_function(mock)
+
+
+def test_an_endless_container_does_not_hang_the_explanation(pair):
+    class Endless(list):
+        def __iter__(self):
+            return itertools.count()
+
+        def __reduce__(self):
+            return (list, ())
+
+    holder = types.SimpleNamespace(first=Endless(), lock=threading.Lock())
+    with pytest.raises(support.errors.PicklingError, match=r"\.lock is a _thread.lock"):
+        pair.encoder.dumps(holder)

@@ -136,6 +136,7 @@ impl Client {
         start: &str,
         command: Vec<OsString>,
         boot: &Bound<'_, PyAny>,
+        given: Vec<i32>,
         max_claims: u32,
         forward_output: bool,
         max_pending: usize,
@@ -148,10 +149,12 @@ impl Client {
             other => return Err(PyValueError::new_err(format!("no such start: {other}"))),
         };
         let boot = boot_file(boot)?;
+        let given = given_fds(given)?;
         let config = Config {
             workers,
             start,
             boot,
+            given,
             max_claims,
             forward_output,
             max_pending,
@@ -508,6 +511,26 @@ fn boot_file(pair: &Bound<'_, PyAny>) -> PyResult<std::os::fd::OwnedFd> {
     let file = memory::create("bireme-boot", layout.len)?;
     codec::store_in_file(pair.py(), &encoded, &layout, file.as_fd())?;
     Ok(file)
+}
+
+/// Descriptors of our own for what Python holds open.
+fn given_fds(numbers: Vec<i32>) -> PyResult<Vec<std::os::fd::OwnedFd>> {
+    use bireme_runtime::birth::MAX_GIVEN;
+    if numbers.len() > MAX_GIVEN {
+        return Err(PyValueError::new_err(format!(
+            "at most {MAX_GIVEN} descriptors travel with a worker's birth, got {}",
+            numbers.len()
+        )));
+    }
+    let clone = |number: i32| {
+        if number < 0 {
+            return Err(PyValueError::new_err(format!("no descriptor: {number}")));
+        }
+        // SAFETY: not -1; the caller's objects hold it open, and the system refuses one that is not.
+        let held = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+        Ok(held.try_clone_to_owned()?)
+    };
+    numbers.into_iter().map(clone).collect()
 }
 
 /// Start and step of a `range` whose values all fit 64 bits.

@@ -17,7 +17,7 @@ use bireme_shm::queue::SlotRef;
 use bireme_shm::view::View;
 use bireme_shm::word::Word;
 use pyo3::prelude::*;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The slot that the main thread runs: `generation << 32 | index + 1`, or 0.
@@ -79,6 +79,7 @@ pub(crate) struct Worker {
     client: OwnedFd,
     out: OwnedFd,
     err: OwnedFd,
+    given: Mutex<Vec<OwnedFd>>,
 }
 
 /// The Python side of the loop, looked up once.
@@ -304,7 +305,7 @@ impl Worker {
     /// Take up the place that `birth` gives.
     #[new]
     fn new(birth: &Bound<'_, crate::template::Birth>) -> PyResult<Self> {
-        let (kernel, [boot, story, client, out, err]) =
+        let (kernel, [boot, story, client, out, err], given) =
             kernel::Worker::attach(birth.get().take()?)?;
         let _ = CONTROL.set(kernel.control());
         process::adopt_orphans();
@@ -322,6 +323,7 @@ impl Worker {
             client,
             out,
             err,
+            given: Mutex::new(given),
         };
         // Without a thread to be had the template, or the hang-up of the socket, must do.
         let _ = worker.watch();
@@ -388,6 +390,12 @@ impl Worker {
             self.out.as_raw_fd(),
             self.err.as_raw_fd(),
         )
+    }
+
+    /// Descriptors that the initializer's arguments name by position; they are the taker's from now on.
+    fn take_given(&self) -> Vec<i32> {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.drain(..).map(IntoRawFd::into_raw_fd).collect()
     }
 
     /// Tell the client that tasks may come.

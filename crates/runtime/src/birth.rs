@@ -1,4 +1,4 @@
-//! What a worker is born with: an order and seven descriptors.
+//! What a worker is born with: an order, eight descriptors, and those that the initializer is given.
 //!
 //! The same package serves every start method. A worker of the template gets it
 //! through the template, whose forked child continues with it; a spawned interpreter
@@ -9,6 +9,11 @@ use crate::message::{BirthOrder, MAX_BYTES, Message};
 use bireme_shm::os::socket;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Descriptors that every worker is born with.
+const OWN_FDS: usize = 8;
+/// Most descriptors that an initializer can be given.
+pub const MAX_GIVEN: usize = socket::MAX_FDS - OWN_FDS;
 
 /// Everything a worker starts from.
 #[derive(Debug)]
@@ -29,14 +34,16 @@ pub struct Birth {
     pub out: OwnedFd,
     /// Where standard error goes.
     pub err: OwnedFd,
+    /// What the initializer's arguments name by position.
+    pub given: Vec<OwnedFd>,
     /// Control socket to the client.
     pub socket: OwnedFd,
 }
 
 impl Birth {
     /// The descriptors in the order in which they travel; the socket goes last.
-    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 8] {
-        [
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let own = [
             &self.control,
             &self.boot,
             &self.story,
@@ -44,9 +51,9 @@ impl Birth {
             &self.bell,
             &self.out,
             &self.err,
-            &self.socket,
-        ]
-        .map(|fd| fd.as_fd())
+        ];
+        let all = own.into_iter().chain(&self.given).chain([&self.socket]);
+        all.map(|fd| fd.as_fd()).collect()
     }
 
     /// Send the package to the template, which forks the worker.
@@ -56,7 +63,9 @@ impl Birth {
 
     /// Send the package to a fresh interpreter, which already holds its socket.
     pub fn send_to_interpreter(&self, peer: impl AsFd) -> io::Result<()> {
-        socket::send_blocking(peer, &Message::Birth(self.order).encode(), &self.fds()[..7])
+        let mut fds = self.fds();
+        fds.pop();
+        socket::send_blocking(peer, &Message::Birth(self.order).encode(), &fds)
     }
 
     /// Read the package that the client sent over `socket`, which becomes the control socket.
@@ -74,14 +83,18 @@ impl Birth {
     }
 
     /// Put the package together from what travelled.
-    pub fn from_parts(order: BirthOrder, fds: Vec<OwnedFd>) -> io::Result<Self> {
-        let [control, boot, story, client, bell, out, err, socket] = <[OwnedFd; 8]>::try_from(fds)
-            .map_err(|fds| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("a birth needs 8 descriptors, got {}", fds.len()),
-                )
-            })?;
+    pub fn from_parts(order: BirthOrder, mut fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let few = |len| {
+            let story = format!("a birth needs {OWN_FDS} descriptors, got {len}");
+            io::Error::new(io::ErrorKind::InvalidData, story)
+        };
+        let len = fds.len();
+        if len < OWN_FDS {
+            return Err(few(len));
+        }
+        let given = fds.drain(OWN_FDS - 1..len - 1).collect();
+        let [control, boot, story, client, bell, out, err, socket] =
+            <[OwnedFd; OWN_FDS]>::try_from(fds).map_err(|fds| few(fds.len()))?;
         Ok(Self {
             order,
             control,
@@ -91,6 +104,7 @@ impl Birth {
             bell,
             out,
             err,
+            given,
             socket,
         })
     }

@@ -161,8 +161,8 @@ pub fn others_starve(control: &Control) -> bool {
 
 impl Worker {
     /// Take up the place that `birth` gives. The descriptors that are not the kernel's come back:
-    /// boot, story, client, out, err.
-    pub fn attach(birth: Birth) -> io::Result<(Self, [OwnedFd; 5])> {
+    /// boot, story, client, out, err, and those that the initializer is given.
+    pub fn attach(birth: Birth) -> io::Result<(Self, [OwnedFd; 5], Vec<OwnedFd>)> {
         let Birth {
             order,
             control,
@@ -172,6 +172,7 @@ impl Worker {
             bell,
             out,
             err,
+            given,
             socket,
         } = birth;
         fail::arm(order.serial);
@@ -200,7 +201,7 @@ impl Worker {
             claims: 0,
             flags: 0,
         };
-        Ok((worker, [boot, story, client, out, err]))
+        Ok((worker, [boot, story, client, out, err], given))
     }
 
     /// Row of this worker.

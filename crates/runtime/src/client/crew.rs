@@ -178,6 +178,9 @@ impl<T: Ticket> Shared<T> {
             bell: self.bell.try_clone()?,
             out: out_end,
             err: err_end,
+            given: (self.config.given.iter())
+                .map(OwnedFd::try_clone)
+                .collect::<io::Result<_>>()?,
             socket: theirs,
         };
         let mut worker = Worker {

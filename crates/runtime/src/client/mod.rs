@@ -83,6 +83,8 @@ pub struct Config {
     pub start: Start,
     /// A memory file that each reads at its birth.
     pub boot: OwnedFd,
+    /// Descriptors that the initializer's arguments name by position, at most [`MAX_GIVEN`](crate::birth::MAX_GIVEN).
+    pub given: Vec<OwnedFd>,
     /// Chunks after which a worker is replaced; 0 for never.
     pub max_claims: u32,
     /// Whether workers' output comes to the client.

@@ -8,8 +8,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Most descriptors that travel with one message.
-pub const MAX_FDS: usize = 8;
+/// Most descriptors that travel with one message: the system's limit (`SCM_MAX_FD`).
+pub const MAX_FDS: usize = 253;
 
 /// Make a connected pair, close-on-exec.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
