@@ -127,7 +127,9 @@ def _surroundings() -> tuple[Any, ...]:
     except OSError:  # it was removed
         cwd = None
     environ = dict(getattr(os.environ, "_data", os.environ))  # the raw one is there faster
-    return cwd, tuple(sys.path), tuple(sys.argv), sys.getrecursionlimit(), environ
+    warnings = sys.modules.get("warnings")
+    filters = () if warnings is None else tuple(warnings.filters)
+    return cwd, tuple(sys.path), tuple(sys.argv), sys.getrecursionlimit(), environ, filters
 
 
 # Sources ----------------------------------------------------------------------------------
