@@ -45,16 +45,31 @@ def start_method_of(start_method: str | None, context: Any) -> str:
     return start_method
 
 
-def birth_place(start_method: str, preload: tuple[str, ...]) -> tuple[str, list[str]]:
+def birth_place(start_method: str, preload: Any) -> tuple[str, list[str]]:
     """Give where the core gets workers from, and the command that starts an interpreter."""
+    names = None if isinstance(preload, (str, bytes)) else _listed(preload)
+    if names is None:
+        raise TypeError(
+            f"preload must be a sequence of module names, as in ('json',), got {preload!r}"
+        )
     if start_method == "fork":
         return "caller", []
     if start_method == "spawn":
         return "interpreter", _surroundings.interpreter(
             "from bireme.worker import spawned; spawned()"
         )
-    code = f"from bireme._template import main; main({preload!r}, {start_method!r})"
+    # What is imported there depends on the path: pools with another one need another template.
+    path = _surroundings.absolute_path() if names else []
+    code = f"from bireme._template import main; main({names!r}, {path!r}, {start_method!r})"
     return "template", _surroundings.interpreter(code)
+
+
+def _listed(names: Any) -> list[str] | None:
+    try:
+        listed = list(names)
+    except TypeError:
+        return None
+    return listed if all(isinstance(name, str) for name in listed) else None
 
 
 def warn_of_threads() -> None:

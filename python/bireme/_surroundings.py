@@ -21,6 +21,12 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+# The same by what `threadpoolctl` calls the libraries; one without its own listens to the first alone.
+_OWN_VARIABLES = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
 
 
 def interpreter(code: str) -> list[str]:
@@ -46,6 +52,12 @@ def interpreter(code: str) -> list[str]:
     start = "import _signal, sys; _signal.signal(2, 1); "
     start += f"{home!r} in sys.path or sys.path.insert(0, {home!r}); "
     return [sys.executable, *flags, "-c", start + code]
+
+
+def absolute_path() -> list[str]:
+    """Give `sys.path` for another process, whose working folder need not be the same."""
+    here = _cwd() or os.sep
+    return [os.path.join(here, entry) for entry in sys.path]
 
 
 def capture(threads: int) -> dict[str, Any]:
@@ -126,6 +138,8 @@ def apply(found: dict[str, Any], main: bool) -> None:
         setattr(__main__, name, value)
     if "warnings" in found:
         _filters.restore(found["warnings"])
+    if "threadpoolctl" in sys.modules:  # the template has imported it for what it has preloaded
+        _limit_loaded_libraries()
 
 
 def cap_threads(threads: int) -> None:
@@ -133,8 +147,17 @@ def cap_threads(threads: int) -> None:
     if not any(name in os.environ for name in THREAD_VARIABLES):
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         if "threadpoolctl" in sys.modules or "numpy" in sys.modules:
-            try:
-                import threadpoolctl  # type: ignore[import-not-found]
-            except ImportError:
-                return
-            threadpoolctl.threadpool_limits(threads)
+            _limit_loaded_libraries()
+
+
+def _limit_loaded_libraries() -> None:
+    """Tell BLAS libraries what the environment says, which they read when they were loaded."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    for library in threadpoolctl.ThreadpoolController().lib_controllers:
+        own = _OWN_VARIABLES.get(library.internal_api, THREAD_VARIABLES[0])
+        wanted = os.environ.get(own) or os.environ.get(THREAD_VARIABLES[0]) or ""
+        if wanted.isdecimal() and int(wanted):
+            library.set_num_threads(int(wanted))

@@ -53,7 +53,9 @@ class Pool:
         process of bireme's own; it needs no ``if __name__ == "__main__"`` guard. The others
         mean what they mean in `multiprocessing`.
     preload : sequence of str
-        Modules that the template imports once, before workers are forked from it.
+        Modules that the template imports once, by this process's `sys.path`, before workers are
+        forked from it. If one cannot be imported or starts threads, every call raises
+        `InitializerError`.
     name : str, optional
         Shown in process titles.
     seed : int, optional
@@ -69,7 +71,7 @@ class Pool:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For an argument that makes no sense.
     PicklingError
         If the initializer or its arguments cannot travel.
@@ -118,6 +120,7 @@ class Pool:
         if max_pending < 1:
             raise ValueError(f"max_pending must be at least 1, got {max_pending}")
         self.start_method = start_method_of(start_method, context)
+        start, command = birth_place(self.start_method, preload)
         self.name = name or f"pool-{next(_numbers)}"
         self._seed = seed
         self._order = 0  # submissions so far: the index that seeds an `apply`
@@ -126,11 +129,10 @@ class Pool:
         encoder = Encoder(by_value_main=self.start_method == "template")
         boot = self._boot(encoder, initializer, tuple(initargs), forward_output)
         faces = Remote(encoder, fork_workers)
-        start, command = birth_place(self.start_method, tuple(preload))
-        if self.start_method == "fork":
-            warn_of_threads()
         try:
             keep_spare()
+            if self.start_method == "fork":
+                warn_of_threads()
             self._client = _core.Client(
                 faces,
                 encoder,

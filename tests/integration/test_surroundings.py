@@ -270,6 +270,26 @@ def test_blas_threads_are_capped_to_the_workers_share(run_script):
     ).check()
 
 
+def test_blas_that_is_loaded_already_is_capped_in_forked_workers(run_script):
+    """It has read its variables in the caller, so it is told by threadpoolctl."""
+    pytest.importorskip("numpy")
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    run_script(
+        """
+        import numpy, threadpoolctl
+        import bireme
+
+        def threads():
+            return {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+        with bireme.Pool(bireme.cpu_count(), start_method="fork") as pool:
+            assert pool.apply(threads) == {1}
+        """,
+        env=dict.fromkeys(names),
+        interpreter_args=["-W", "error"],
+    ).check()
+
+
 def test_modules_beside_the_script(run_script):
     run_script(
         """
