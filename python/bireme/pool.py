@@ -7,7 +7,7 @@ import pickle
 import sys
 import weakref
 
-from bireme import _core, _surroundings
+from bireme import _core, _multiprocessing, _surroundings
 from bireme._births import birth_place, fork_workers, register, start_method_of, warn_of_threads
 from bireme._remote import Remote, keep_spare, resource_error
 from bireme._result import AsyncResult
@@ -161,6 +161,7 @@ class Pool:
             "threads": threads,
             "forward_output": forward_output,
             "surroundings": _surroundings.capture(threads),
+            "multiprocessing": _multiprocessing.capture(),
             "initializer": None,
         }
         buffers: list[Any] = []
@@ -174,7 +175,7 @@ class Pool:
             from multiprocessing.spawn import get_preparation_data
 
             data = get_preparation_data(self.name)
-            data["authkey"] = bytes(data["authkey"])  # as itself it refuses to be pickled
+            del data["authkey"], data["name"]  # a worker has both from `_multiprocessing`
             boot["preparation"] = data
         return pickle.dumps(boot), buffers
 

@@ -10,4 +10,5 @@ from tests.integration.tasks.ends import *  # noqa: F403
 from tests.integration.tasks.errors import *  # noqa: F403
 from tests.integration.tasks.forks import *  # noqa: F403
 from tests.integration.tasks.shared import *  # noqa: F403
+from tests.integration.tasks.standard import *  # noqa: F403
 from tests.integration.tasks.talk import *  # noqa: F403
