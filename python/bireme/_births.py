@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -74,18 +75,7 @@ def _listed(names: Any) -> list[str] | None:
 
 def warn_of_threads() -> None:
     """Say which threads would be cut off by a fork."""
-    if "threading" not in sys.modules:
-        return
-    import threading
-
-    # Threads that Python did not start (our own dispatcher among them) show as dummies.
-    others = [
-        thread.name
-        for thread in threading.enumerate()
-        if thread is not threading.current_thread()
-        and not isinstance(thread, threading._DummyThread)
-        and thread.name != "tqdm_monitor"  # it only sleeps
-    ]
+    others = _other_threads()
     if others:
         import warnings
 
@@ -95,6 +85,43 @@ def warn_of_threads() -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _other_threads() -> list[str]:
+    """Name the threads beside this one that Python code started."""
+    known, names = 0, []
+    if "threading" in sys.modules:
+        import threading
+
+        for thread in threading.enumerate():
+            # A dummy stands for a thread that somebody else started: a library, we, or `_thread`.
+            if thread is threading.current_thread() or isinstance(thread, threading._DummyThread):
+                continue
+            known += thread is not threading.main_thread()
+            if thread.name != "tqdm_monitor":  # it only sleeps
+                names.append(thread.name)
+    shared_pool = sys.modules.get("bireme._shared_pool")
+    if shared_pool is not None and shared_pool._watcher is not None:
+        known += 1  # it ends before a fork
+    nameless = _thread._count() - (get_native_id() != os.getpid()) - known
+    if nameless > 0:
+        # Or so it seems: in a forked child `_thread` still counts its parent's threads.
+        nameless = min(nameless, _count_foreign_threads() - known)
+    if nameless > 0:
+        names.append(f"{nameless} without a name, started by `_thread`")
+    return names
+
+
+def _count_foreign_threads() -> int:
+    """Count what the system shows beside the main thread, this one and ours in Rust."""
+    count = 0
+    for number in {*os.listdir("/proc/self/task")} - {str(os.getpid()), str(get_native_id())}:
+        try:
+            with open(f"/proc/self/task/{number}/comm") as comm:
+                count += not comm.read().startswith("bireme-")
+        except OSError:
+            continue  # it has just ended
+    return count
 
 
 def fork_workers(client: _core.Client) -> None:
