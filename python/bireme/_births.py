@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -57,32 +58,34 @@ def _start_method_in(context: Any) -> Any:
         _checks.refuse(TypeError, "context", wanted, context)
 
 
-def birth_place(start_method: str, preload: tuple[str, ...]) -> tuple[str, list[str]]:
+def birth_place(start_method: str, preload: Any) -> tuple[str, list[str]]:
     """Give where the core gets workers from, and the command that starts an interpreter."""
+    names = None if isinstance(preload, (str, bytes)) else _listed(preload)
+    if names is None:
+        _checks.refuse(TypeError, "preload", "a sequence of module names, as in ('json',)", preload)
     if start_method == "fork":
         return "caller", []
     if start_method == "spawn":
         return "interpreter", _surroundings.interpreter(
             "from bireme.worker import spawned; spawned()"
         )
-    code = f"from bireme._template import main; main({preload!r}, {start_method!r})"
+    # What is imported there depends on the path: pools with another one need another template.
+    path = _surroundings.absolute_path() if names else []
+    code = f"from bireme._template import main; main({names!r}, {path!r}, {start_method!r})"
     return "template", _surroundings.interpreter(code)
+
+
+def _listed(names: Any) -> list[str] | None:
+    try:
+        listed = list(names)
+    except TypeError:
+        return None
+    return listed if all(isinstance(name, str) for name in listed) else None
 
 
 def warn_of_threads() -> None:
     """Say which threads would be cut off by a fork."""
-    if "threading" not in sys.modules:
-        return
-    import threading
-
-    # Threads that Python did not start (our own dispatcher among them) show as dummies.
-    others = [
-        thread.name
-        for thread in threading.enumerate()
-        if thread is not threading.current_thread()
-        and not isinstance(thread, threading._DummyThread)
-        and thread.name != "tqdm_monitor"  # it only sleeps
-    ]
+    others = _other_threads()
     if others:
         import warnings
 
@@ -92,6 +95,43 @@ def warn_of_threads() -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _other_threads() -> list[str]:
+    """Name the threads beside this one that Python code started."""
+    known, names = 0, []
+    if "threading" in sys.modules:
+        import threading
+
+        for thread in threading.enumerate():
+            # A dummy stands for a thread that somebody else started: a library, we, or `_thread`.
+            if thread is threading.current_thread() or isinstance(thread, threading._DummyThread):
+                continue
+            known += thread is not threading.main_thread()
+            if thread.name != "tqdm_monitor":  # it only sleeps
+                names.append(thread.name)
+    shared_pool = sys.modules.get("bireme._shared_pool")
+    if shared_pool is not None and shared_pool._watcher is not None:
+        known += 1  # it ends before a fork
+    nameless = _thread._count() - (get_native_id() != os.getpid()) - known
+    if nameless > 0:
+        # Or so it seems: in a forked child `_thread` still counts its parent's threads.
+        nameless = min(nameless, _count_foreign_threads() - known)
+    if nameless > 0:
+        names.append(f"{nameless} without a name, started by `_thread`")
+    return names
+
+
+def _count_foreign_threads() -> int:
+    """Count what the system shows beside the main thread, this one and ours in Rust."""
+    count = 0
+    for number in {*os.listdir("/proc/self/task")} - {str(os.getpid()), str(get_native_id())}:
+        try:
+            with open(f"/proc/self/task/{number}/comm") as comm:
+                count += not comm.read().startswith("bireme-")
+        except OSError:
+            continue  # it has just ended
+    return count
 
 
 class Forker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 
-from bireme import _core, _surroundings
+from bireme import _core, _multiprocessing, _surroundings
 from bireme._inherit import handing_over
 from bireme._main import Inherited, imports_main
 from bireme.errors import PicklingError
@@ -94,6 +94,7 @@ class Boot:
             "threads": threads,
             "forward_output": forward_output,
             "surroundings": _surroundings.capture(threads),
+            "multiprocessing": _multiprocessing.capture(),
             "initializer": None,
         }
         self.start_method = start_method or "template"
@@ -139,7 +140,7 @@ def _prepare(boot: dict[str, Any]) -> bool:
     from multiprocessing.spawn import get_preparation_data
 
     data: dict[str, Any] = get_preparation_data(boot["name"])
-    data["authkey"] = bytes(data["authkey"])  # as itself it refuses to be pickled
+    del data["authkey"], data["name"]  # a worker has both from `_multiprocessing`
     imports = imports_main(data)
     if not imports:
         data.pop("init_main_from_name", None)

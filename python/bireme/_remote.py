@@ -265,6 +265,10 @@ class Remote:
         """Make the exception for a pool that gets no processes."""
         return resource_error(f"no worker can be started: {story}")
 
+    def template_failed(self, story: str) -> BaseException:
+        """Make the exception for a pool whose template cannot fork, or dies."""
+        return errors.InitializerError(f"no worker can be started: {story}")
+
     def no_memory(self, story: str) -> BaseException:
         """Make the exception for arguments or a result that shared memory has no room for."""
         if "memory budget" in story:

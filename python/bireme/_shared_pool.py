@@ -108,13 +108,16 @@ def _surroundings() -> tuple[Any, ...]:
     except OSError:  # it was removed
         cwd = None
     environ = dict(getattr(os.environ, "_data", os.environ))  # the raw one is there faster
+    warnings = sys.modules.get("warnings")
+    filters = () if warnings is None else tuple(warnings.filters)
     levels = None
     if "logging" in sys.modules:
         from bireme import _logs
 
         # Only what the program did with it counts: to import it is nothing yet.
         levels = _logs.levels() if _logs.is_used() else None
-    return cwd, tuple(sys.path), tuple(sys.argv), sys.getrecursionlimit(), environ, levels
+    path, argv = tuple(sys.path), tuple(sys.argv)
+    return cwd, path, argv, sys.getrecursionlimit(), environ, filters, levels
 
 
 # Idleness, forks, the end -----------------------------------------------------------------

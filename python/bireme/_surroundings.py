@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _locale
 import os
 import sys
+
+from bireme import _filters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +21,18 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+# The same by what `threadpoolctl` calls the libraries; one without its own listens to the first alone.
+_OWN_VARIABLES = {
+    "openblas": "OPENBLAS_NUM_THREADS",
+    "mkl": "MKL_NUM_THREADS",
+    "blis": "BLIS_NUM_THREADS",
+}
 
 
 def interpreter(code: str) -> list[str]:
     """Give the command of a fresh interpreter with this one's flags that runs `code`."""
-    flags = []
+    # Without -P, modules of the working folder would come before all others, and run in there.
+    flags = ["-P"]
     plain = {
         "dont_write_bytecode": "B",
         "ignore_environment": "E",
@@ -39,8 +49,15 @@ def interpreter(code: str) -> list[str]:
         flags += ["-X", name if value is True else f"{name}={value}"]
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     # Deaf to the terminal's Ctrl-C from the start: it is the caller's to handle.
-    path = f"import _signal, sys; _signal.signal(2, 1); sys.path.insert(0, {home!r}); "
-    return [sys.executable, *flags, "-c", path + code]
+    start = "import _signal, sys; _signal.signal(2, 1); "
+    start += f"{home!r} in sys.path or sys.path.insert(0, {home!r}); "
+    return [sys.executable, *flags, "-c", start + code]
+
+
+def absolute_path() -> list[str]:
+    """Give `sys.path` for another process, whose working folder need not be the same."""
+    here = _cwd() or os.sep
+    return [os.path.join(here, entry) for entry in sys.path]
 
 
 def capture(threads: int) -> dict[str, Any]:
@@ -57,6 +74,9 @@ def capture(threads: int) -> dict[str, Any]:
         "argv": list(sys.argv),
         "path": list(sys.path),
         "recursion_limit": sys.getrecursionlimit(),
+        "switch_interval": sys.getswitchinterval(),
+        "int_max_str_digits": sys.get_int_max_str_digits(),
+        "locale": _locale.setlocale(_locale.LC_ALL),
         "main": {
             name: getattr(__main__, name, None)
             for name in ("__file__", "__package__")
@@ -64,17 +84,12 @@ def capture(threads: int) -> dict[str, Any]:
         },
     }
     if "warnings" in sys.modules:
-        found["warnings"] = [f for f in sys.modules["warnings"].filters if _is_plain_filter(f)]
+        found["warnings"] = _filters.capture()
     if "logging" in sys.modules:
         from bireme._logs import levels
 
         found["logging"] = levels()
     return found
-
-
-def _is_plain_filter(entry: Any) -> bool:
-    # Filters for classes that a worker cannot import by name stay behind.
-    return isinstance(entry[2], type) and entry[2].__module__ == "builtins"
 
 
 def _cwd() -> str | None:
@@ -112,13 +127,19 @@ def apply(found: dict[str, Any], main: bool) -> None:
     sys.argv[:] = found["argv"]
     sys.path[:] = found["path"]
     sys.setrecursionlimit(found["recursion_limit"])
+    sys.setswitchinterval(found["switch_interval"])
+    sys.set_int_max_str_digits(found["int_max_str_digits"])
+    if _locale.setlocale(_locale.LC_ALL) != found["locale"]:
+        try:
+            _locale.setlocale(_locale.LC_ALL, found["locale"])
+        except _locale.Error:  # type: ignore[attr-defined]
+            pass  # it was removed from the system
     for name, value in found["main"].items() if main else ():
         setattr(__main__, name, value)
     if "warnings" in found:
-        import warnings
-
-        warnings.filters[:] = found["warnings"]  # type: ignore[index]
-        warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
+        _filters.restore(found["warnings"])
+    if "threadpoolctl" in sys.modules:  # the template has imported it for what it has preloaded
+        _limit_loaded_libraries()
 
 
 def cap_threads(threads: int) -> None:
@@ -126,8 +147,17 @@ def cap_threads(threads: int) -> None:
     if not any(name in os.environ for name in THREAD_VARIABLES):
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         if "threadpoolctl" in sys.modules or "numpy" in sys.modules:
-            try:
-                import threadpoolctl  # type: ignore[import-not-found]
-            except ImportError:
-                return
-            threadpoolctl.threadpool_limits(threads)
+            _limit_loaded_libraries()
+
+
+def _limit_loaded_libraries() -> None:
+    """Tell BLAS libraries what the environment says, which they read when they were loaded."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    for library in threadpoolctl.ThreadpoolController().lib_controllers:
+        own = _OWN_VARIABLES.get(library.internal_api, THREAD_VARIABLES[0])
+        wanted = os.environ.get(own) or os.environ.get(THREAD_VARIABLES[0]) or ""
+        if wanted.isdecimal() and int(wanted):
+            library.set_num_threads(int(wanted))

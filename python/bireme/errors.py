@@ -47,7 +47,11 @@ class ResourceLimitError(BiremeError, OSError):
 
 
 class InitializerError(BiremeError, RuntimeError):
-    """The initializer of a pool raised or ended its process; its error is the ``__cause__``."""
+    """The initializer of a pool raised or ended its process; its error is the ``__cause__``.
+
+    Also raised when no worker gets so far: a module in ``preload`` cannot be imported or starts
+    threads, or the process that workers are forked from ends.
+    """
 
 
 class TaskTimeoutError(BiremeError, TimeoutError):

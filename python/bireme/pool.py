@@ -69,7 +69,9 @@ class Pool:
         mean what they mean in `multiprocessing`. Left out, it is ``"fork"`` for a pool whose
         initializer is given a lock, queue or the like of a fork context.
     preload : sequence of str
-        Modules that the template imports once, before workers are forked from it.
+        Modules that the template imports once, by this process's `sys.path`, before workers are
+        forked from it. If one cannot be imported or starts threads, every call raises
+        `InitializerError`.
     name : str, optional
         Shown in the workers' process titles, ``bireme:NUMBER:NAME``.
     seed : int, optional
@@ -85,7 +87,7 @@ class Pool:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For an argument that makes no sense.
     PicklingError
         If the initializer or its arguments cannot travel.
@@ -153,11 +155,11 @@ class Pool:
         self._heritage, self._forker = boot.heritage, Forker(boot.heritage, boot.names)
         prepares = initializer is not None or self.start_method in ("spawn", "forkserver")
         faces = Remote(boot.encoder, self._forker, prepares)
-        start, command = birth_place(self.start_method, tuple(preload))
-        if self.start_method == "fork":
-            warn_of_threads()
+        start, command = birth_place(self.start_method, preload)
         try:
             keep_spare()
+            if self.start_method == "fork":
+                warn_of_threads()
             self._client = _core.Client(
                 faces,
                 boot.encoder,

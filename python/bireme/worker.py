@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 
-from bireme import _core, _inherit, _remote, _surroundings
+from bireme import _core, _inherit, _multiprocessing, _remote, _surroundings
 from bireme.serialize import Decoder
 
 TYPE_CHECKING = False
@@ -37,17 +37,12 @@ class Hooks:
     def __init__(self, core: _core.Worker, by_value_main: bool) -> None:
         self.core = core
         self.decoder = Decoder(by_value_main)
+        self.load_function = self.decoder.load_function
         self.loads = self.decoder.loads
         self.dumps_result = self.decoder.dumps_result
         self.forked = False
         self.seeded = False
         self._handler = signal.getsignal(signal.SIGINT)
-
-    def load_function(self, payload: bytes, buffers: list[Any]) -> Callable[..., Any]:
-        """Make a function out of what was sent."""
-        function = self.decoder.load_function(payload, buffers)
-        _name_for_multiprocessing(self.core.serial)
-        return function
 
     def encode_exception(self, error: BaseException) -> bytes:
         """Encode what a task raised, without the frames of this loop."""
@@ -100,15 +95,6 @@ class Hooks:
 def _on_interrupt(number: int, frame: Any) -> None:
     if _core.stop_requested():
         raise _remote.TaskStopped
-
-
-def _name_for_multiprocessing(serial: int) -> None:
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and hasattr(process, "_current_process"):  # not half imported
-        current = process.current_process()
-        if not current._identity:
-            current._identity = (serial,)
-            current.name = f"BiremePoolWorker-{serial}"
 
 
 def _streams() -> list[Any]:
@@ -203,6 +189,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     else:
         _surroundings.apply(boot["surroundings"], main=boot["by_value_main"])
     os.environ["BIREME_WORKER"] = f"{boot['owner']}:{core.serial}"  # known to whatever it starts
+    _multiprocessing.be_worker(core.serial, boot["owner"], boot["multiprocessing"], start == "fork")
     _core.set_title(f"bireme:{core.row}:{boot['name']}")
     _reseed()
     if start in ("spawn", "forkserver"):

@@ -286,6 +286,40 @@ def test_fork_with_live_threads_names_them(run_script):
     assert result.returncode == 0
 
 
+def test_fork_with_threads_that_have_no_name_counts_them(run_script):
+    """Threads of `_thread` are counted; bireme's own, and those of libraries, are no reason to warn."""
+    run_script("""
+        import _thread, time, warnings
+        try:
+            import numpy  # its BLAS has threads
+        except ImportError:
+            pass
+        import bireme
+
+        def told():
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                warnings.simplefilter("ignore", DeprecationWarning)
+                with bireme.Pool(1, start_method="fork") as pool:
+                    pool.apply(abs, (-1,))
+            return [str(warning.message) for warning in seen]
+
+        bireme.map(abs, range(3), inline=False)
+        with bireme.Pool(1) as pool:
+            pool.apply_async(abs, (-1,), callback=print).get(30)
+            assert told() == []
+            before = _thread._count()
+            gate = _thread.allocate_lock()
+            gate.acquire()
+            for _ in range(2):
+                _thread.start_new_thread(gate.acquire, ())
+            while _thread._count() < before + 2:
+                time.sleep(0.01)
+            (text,) = told()
+            assert "2 without a name, started by `_thread`" in text, text
+    """).check()
+
+
 def test_forks_of_several_threads_leave_the_pool_supervised(run_script, start_method):
     """Each stops the pool's threads for a moment; after the last one somebody watches again."""
     run_script(

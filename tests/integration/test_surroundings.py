@@ -10,7 +10,7 @@ import pytest
 ALL = ("template", "fork", "spawn", "forkserver")
 
 _SURROUNDINGS = """
-    import os, resource, sys, warnings
+    import locale, os, resource, sys, warnings
     import bireme
 
     def umask():
@@ -33,6 +33,9 @@ _SURROUNDINGS = """
             # what multiprocessing's spawn and forkserver do not carry over:
             umask=umask(),
             recursion=sys.getrecursionlimit(),
+            switching=sys.getswitchinterval(),
+            digits=sys.get_int_max_str_digits(),
+            locale=[locale.setlocale(c) for c in (locale.LC_CTYPE, locale.LC_TIME, locale.LC_NUMERIC)],
             files=resource.getrlimit(resource.RLIMIT_NOFILE),
             filters=[f[:3] for f in warnings.filters],
             file=os.path.basename(getattr(main, "__file__", "")),
@@ -48,6 +51,9 @@ _SURROUNDINGS = """
         sys.path.insert(0, "/somewhere/else")
         sys.argv.append("extra")
         sys.setrecursionlimit(3210)
+        sys.setswitchinterval(0.25)
+        sys.set_int_max_str_digits(5000)
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
         resource.setrlimit(resource.RLIMIT_NOFILE, (777, 888))
         warnings.simplefilter("error", FutureWarning)
         here = surroundings()
@@ -114,6 +120,140 @@ def test_warnings_in_a_task_obey_the_callers_filters(run_script):
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_filters_on_categories_that_are_not_builtin(run_script, method):
+    """One is of a module that no worker has loaded, one of the script; both keep their place in the order."""
+    result = run_script(
+        """
+        import sys, warnings
+        import bireme
+        import slow_to_import
+
+        class Mine(UserWarning):
+            pass
+
+        class Derived(Mine):
+            pass
+
+        def loaded():
+            return "slow_to_import" in sys.modules
+
+        def raised(category):
+            try:
+                warnings.warn("from a task", category)
+            except Warning as warning:
+                return type(warning).__name__
+            return None
+
+        def raised_theirs():
+            import slow_to_import
+            return raised(slow_to_import.Theirs)
+
+        def pool_in_a_task():
+            with bireme.Pool(1) as pool:
+                return pool.apply(raised_theirs), pool.apply(raised, (Derived,))
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Mine)
+            warnings.simplefilter("error", slow_to_import.Theirs)
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                if sys.argv[1] == "template":
+                    assert not pool.apply(loaded)
+                assert pool.apply(raised_theirs) == "Theirs"
+                assert pool.apply(raised, (UserWarning,)) is None
+                assert pool.apply(raised, (Mine,)) == "Mine"
+                assert pool.apply(raised, (Derived,)) == "Derived"
+                if sys.argv[1] == "template":
+                    assert pool.apply(pool_in_a_task) == ("Theirs", "Derived")
+        """,
+        args=[method],
+        modules={"slow_to_import.py": "class Theirs(Warning):\n    pass\n"},
+    ).check()
+    assert result.stderr == ""
+
+
+def test_the_default_pool_follows_the_filters(run_script):
+    run_script("""
+        import warnings
+        import bireme
+
+        def raised(_):
+            try:
+                warnings.warn("from a task", UserWarning)
+            except UserWarning:
+                return True
+            return False
+
+        def answers():
+            return set(bireme.map(raised, range(4), inline=False))
+
+        warnings.simplefilter("ignore")
+        assert answers() == {False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            assert answers() == {True}
+        assert answers() == {False}
+    """).check()
+
+
+_HOSTILE = "raise SystemExit('a module of the working folder was imported: ' + __file__)\n"
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_modules_in_the_working_folder_hide_none(run_script, method):
+    """The working folder is not on the caller's path, so nobody may import from there."""
+    names = ["linecache", "pickle", "signal", "faulthandler", "weakref", "runpy", "bireme"]
+    result = run_script(
+        """
+        import os, sys
+        import bireme
+
+        def work(number):
+            import runpy
+            return number + 1, "" in sys.path or os.getcwd() in sys.path
+
+        if __name__ == "__main__":
+            if not os.path.exists("below"):
+                os.mkdir("below")
+                for name in sys.argv[3:]:
+                    with open(f"below/{name}.py", "w") as file:
+                        file.write(sys.argv[2])
+            os.chdir("below")
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert pool.apply(work, (1,)) == (2, False)
+            with bireme.Pool(1, preload=["runpy"]) as pool:
+                assert pool.apply(work, (1,)) == (2, False)
+        """,
+        args=[method, _HOSTILE, *names],
+    ).check()
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("options", [[], ["-P"]])
+def test_a_safe_path_stays_one(run_script, options):
+    """`-P` keeps the script's folder off the path, here and there; without it, it is on both."""
+    run_script(
+        """
+        import sys
+        import bireme
+
+        def importable():
+            try:
+                import beside
+            except ImportError:
+                return False
+            return True
+
+        with bireme.Pool(1) as pool:
+            assert pool.apply(importable) == importable() == (sys.argv[1:] == [])
+        """,
+        interpreter_args=options,
+        args=options,
+        modules={"beside.py": ""},
+    ).check()
+
+
 def test_blas_threads_are_capped_to_the_workers_share(run_script):
     """Two workers on n cores get n / 2 threads each; what the user set wins (see above)."""
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
@@ -130,6 +270,26 @@ def test_blas_threads_are_capped_to_the_workers_share(run_script):
         assert threads() == (None, None)
         """,
         env=dict.fromkeys(names),
+    ).check()
+
+
+def test_blas_that_is_loaded_already_is_capped_in_forked_workers(run_script):
+    """It has read its variables in the caller, so it is told by threadpoolctl."""
+    pytest.importorskip("numpy")
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
+    run_script(
+        """
+        import numpy, threadpoolctl
+        import bireme
+
+        def threads():
+            return {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+        with bireme.Pool(bireme.cpu_count(), start_method="fork") as pool:
+            assert pool.apply(threads) == {1}
+        """,
+        env=dict.fromkeys(names),
+        interpreter_args=["-W", "error"],
     ).check()
 
 

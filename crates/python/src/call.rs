@@ -359,6 +359,7 @@ pub(crate) fn abandoned<'py>(
         Broken::InitializerDied(why) => errors.call_method1("initializer_died", (why,)),
         Broken::WorkersDie(why) => errors.call_method1("workers_die", (why,)),
         Broken::CannotStart(why) => errors.call_method1("cannot_start", (why,)),
+        Broken::Template(why) => errors.call_method1("template_failed", (why,)),
     }
 }
 

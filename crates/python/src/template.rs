@@ -9,7 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 /// What a worker is born with; consumed by `Worker`.
@@ -162,6 +162,16 @@ impl TemplateHost {
     /// In the parent: the worker was forked (`pid`), or not (`errno`).
     fn forked(&self, pid: Option<i32>, errno: i32) -> PyResult<()> {
         self.with(|host| host.forked(pid.ok_or(errno)))
+    }
+
+    /// No fork will ever be made, for the reason `why`: the client is told, and it is time to leave.
+    fn refuse(&self, why: &str) -> PyResult<()> {
+        self.with(|host| host.refuse(why))
+    }
+
+    /// The client's standard error, if it has one; the caller owns the descriptor.
+    fn take_stderr(&self) -> PyResult<Option<i32>> {
+        self.with(|host| host.take_stderr().map(IntoRawFd::into_raw_fd))
     }
 
     /// In the child: what it is born with; everything of the template is closed.

@@ -1,12 +1,15 @@
 //! Starting fresh interpreters: templates, which all pools of this process share, and spawned workers.
 
+use crate::certificate::read_story;
 use crate::message::Message;
-use bireme_shm::os::{process, socket};
+use bireme_shm::os::process::End;
+use bireme_shm::os::{memory, process, socket};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[derive(Debug)]
 struct Template {
@@ -14,9 +17,16 @@ struct Template {
     /// Its workers get these: a pool made under others needs another template.
     limits: [Option<u64>; 9],
     main: OwnedFd,
+    /// What it wrote to standard error until it was ready.
+    words: Option<OwnedFd>,
     pid: i32,
     owner: i32,
 }
+
+/// Bytes that a template may write to standard error until it is ready; memory is taken for what it writes.
+const WORDS_BYTES: usize = 1 << 20;
+/// How long a template whose sockets are closed may take to end.
+const LONGEST_END: Duration = Duration::from_secs(2);
 
 static TEMPLATES: Mutex<Vec<Template>> = Mutex::new(Vec::new());
 
@@ -24,13 +34,14 @@ fn templates() -> MutexGuard<'static, Vec<Template>> {
     TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Start `command` with `input` as its standard input; its process id.
-pub fn start(command: &[OsString], input: OwnedFd) -> io::Result<i32> {
+/// Start `command` with `input` as its standard input, `errors` as its standard error, or else ours; its process id.
+pub fn start(command: &[OsString], input: OwnedFd, errors: Option<OwnedFd>) -> io::Result<i32> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     // Dropping the handle neither waits nor kills: pidfds and `reap` do that.
     let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::from(input))
+        .stderr(errors.map_or_else(Stdio::inherit, Stdio::from))
         .spawn()?;
     Ok(child.id() as i32)
 }
@@ -54,21 +65,49 @@ pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
         }
     }
     let (main, peer) = socket::pair()?;
-    let pid = start(command, peer)?;
-    socket::send_blocking(
-        &main,
-        &Message::Attach.encode(),
-        &[process::open_self()?.as_fd()],
-    )?;
+    // What it says while it starts is kept, to be told if it does not get far. Then ours is its own.
+    let stderr = io::stderr().as_fd().try_clone_to_owned().ok();
+    let words = stderr
+        .as_ref()
+        .and_then(|_| memory::create("bireme-words", WORDS_BYTES).ok());
+    let errors = words.as_ref().map(OwnedFd::try_clone).transpose()?;
+    let pid = start(command, peer, errors)?;
+    let this = process::open_self()?;
+    let mut given = vec![this.as_fd()];
+    given.extend(stderr.iter().filter(|_| words.is_some()).map(AsFd::as_fd));
+    socket::send_blocking(&main, &Message::Attach.encode(), &given)?;
     socket::send_blocking(&main, &Message::Attach.encode(), &[theirs.as_fd()])?;
     all.push(Template {
         command: command.to_vec(),
         limits,
         main,
+        words,
         pid,
         owner: process::own_pid(),
     });
     Ok((ours, pid))
+}
+
+/// How template `pid`, which hung up, ended, and what it said last; waits for its end.
+pub fn fate_of(pid: i32) -> String {
+    if let Ok(pidfd) = process::open(pid) {
+        let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
+    }
+    let mut all = templates();
+    let place = all.iter().position(|template| template.pid == pid);
+    let how = match place.and_then(|_| process::reap(pid)) {
+        Some((End::Exited(code), _)) => format!(" with exit code {code}"),
+        Some((End::Signalled(signal), _)) => format!(": signal {signal} killed it"),
+        Some((End::Unknown, _)) | None => String::new(),
+    };
+    let words = match place {
+        Some(place) if !how.is_empty() => all.swap_remove(place).words,
+        _ => None, // another pool was told, and has started the next one
+    };
+    let words = words.as_ref().map(read_story).unwrap_or_default();
+    let last = words.lines().rfind(|line| !line.trim().is_empty());
+    let last = last.map_or_else(String::new, |line| format!("; its last words: {line}"));
+    format!("the template process (pid {pid}) ended{how}{last}")
 }
 
 /// Close what this process, a forked child, has inherited of templates.
@@ -87,7 +126,7 @@ pub fn end_all() {
     for Template { main, pid, .. } in ended {
         drop(main); // its hang-up is the order to leave
         if let Ok(pidfd) = process::open(pid) {
-            let _ = process::poll(&[pidfd.as_fd()], Some(std::time::Duration::from_secs(2)));
+            let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
         }
         let _ = process::reap(pid);
     }

@@ -72,6 +72,13 @@ pub enum Message {
         /// The error.
         errno: i32,
     },
+    /// Template to client: it cannot fork and never will; it leaves after this.
+    Refused {
+        /// The row that stays empty.
+        row: u32,
+        /// Why, in UTF-8.
+        why: Vec<u8>,
+    },
     /// Template to client: a worker ended and was reaped.
     Ended(Ended),
     /// Either way: here is segment `id`; its descriptor is attached.
@@ -150,6 +157,7 @@ impl Message {
             Self::InitializerFailed(text) => bytes(8, text),
             Self::Log(record) => bytes(9, record),
             Self::Whole { id, ticket } => numbers(10, &[*id, *ticket]),
+            Self::Refused { row, why } => [numbers(11, &[*row]), why.clone()].concat(),
         }
     }
 
@@ -186,6 +194,10 @@ impl Message {
             10 => Self::Whole {
                 id: read.u32()?,
                 ticket: read.u32()?,
+            },
+            11 => Self::Refused {
+                row: read.u32()?,
+                why: read.0.to_vec(),
             },
             _ => return None,
         })
@@ -229,6 +241,10 @@ mod tests {
             Message::Ready,
             Message::InitializerFailed(b"why".to_vec()),
             Message::Log(b"record".to_vec()),
+            Message::Refused {
+                row: 1,
+                why: b"why".to_vec(),
+            },
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }

@@ -233,6 +233,8 @@ pub enum Broken {
     WorkersDie(String),
     /// Workers cannot be started: what the system or their last words said.
     CannotStart(String),
+    /// The template cannot fork, or dies: what it said, or how it ended.
+    Template(String),
 }
 
 /// Some items of a task have ended.

@@ -30,6 +30,8 @@ struct Pool {
 #[derive(Debug)]
 pub struct Host {
     client: OwnedFd,
+    /// The client's standard error; ours goes to a memory file at first.
+    stderr: Option<OwnedFd>,
     main: OwnedFd,
     pools: Vec<Pool>,
     asked: Option<(usize, Birth)>,
@@ -45,15 +47,20 @@ pub enum Asked {
 }
 
 impl Host {
-    /// Serve the client behind `main`, the socket that is our standard input; it first sends its process descriptor.
+    /// Serve the client behind `main`, the socket that is our standard input; it first sends its process
+    /// descriptor, and its standard error if it has one.
     pub fn new(main: OwnedFd) -> io::Result<Self> {
         fail::arm(0);
         process::adopt_orphans();
         let mut buffer = [0; 16];
         let (_, mut fds) = socket::receive(&main, &mut buffer, true)?;
-        let client = fds.pop().ok_or(io::ErrorKind::BrokenPipe)?;
+        if fds.is_empty() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let client = fds.remove(0);
         Ok(Self {
             client,
+            stderr: fds.pop(),
             main,
             pools: Vec::new(),
             asked: None,
@@ -63,6 +70,11 @@ impl Host {
     /// Watch for the client's end from another thread, until that is dropped.
     pub fn watch(&self) -> io::Result<Watchdog> {
         Watchdog::start(self.client.try_clone()?, self.main.try_clone()?)
+    }
+
+    /// The client's standard error, once: where ours is to go when all is ready.
+    pub fn take_stderr(&mut self) -> Option<OwnedFd> {
+        self.stderr.take()
     }
 
     /// Wait for something that the interpreter must do.
@@ -158,6 +170,18 @@ impl Host {
             }
         };
         drop(answer); // a client that is gone is noticed by `wait`
+    }
+
+    /// No fork will ever be made, for the reason `why`. Leave after this.
+    pub fn refuse(&mut self, why: &str) {
+        let Some((index, birth)) = self.asked.take() else {
+            return;
+        };
+        let row = birth.order.row;
+        let why = why.as_bytes()[..why.len().min(MAX_BYTES / 2)].to_vec();
+        let message = Message::Refused { row, why }.encode();
+        let _ = socket::send_blocking(&self.pools[index].socket, &message, &[]);
+        self.end_everything();
     }
 
     /// In the child: what it was born with. Everything of the template's own is closed.

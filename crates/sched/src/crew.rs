@@ -17,7 +17,7 @@
 //! once, else in the same row after its repair) and the successor of a retiring worker. Four
 //! things hold it back, each with a limit so that no failure loops for ever:
 //!
-//! - *The initializer failed.* It would fail again: the crew breaks at once.
+//! - *The initializer failed, or the template cannot fork.* It would be so again: the crew breaks at once.
 //! - *Workers die before they are ready.* `max_birth_failures` in a row break the crew, unless a
 //!   worker lives that takes tasks: then each next one is started after a pause (as below).
 //! - *Workers die as soon as they are ready*, before they ran anything. From the second one in a row

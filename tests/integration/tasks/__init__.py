@@ -11,4 +11,5 @@ from tests.integration.tasks.errors import *  # noqa: F403
 from tests.integration.tasks.forks import *  # noqa: F403
 from tests.integration.tasks.robbers import *  # noqa: F403
 from tests.integration.tasks.shared import *  # noqa: F403
+from tests.integration.tasks.standard import *  # noqa: F403
 from tests.integration.tasks.talk import *  # noqa: F403

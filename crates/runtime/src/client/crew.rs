@@ -84,6 +84,7 @@ impl<T: Ticket> Shared<T> {
                     Ok(()) => Some(Event::TemplateBorn),
                     Err(error) => {
                         state.last_death = error.to_string();
+                        state.template_fate = None;
                         Some(Event::TemplateLost)
                     }
                 },
@@ -114,8 +115,13 @@ impl<T: Ticket> Shared<T> {
                         }
                         BreakReason::Crashed => Broken::InitializerDied(state.last_death.clone()),
                         BreakReason::Unserved => Broken::WorkersDie(state.last_death.clone()),
+                        BreakReason::Refused => Broken::Template(state.last_death.clone()),
                         BreakReason::Resource | BreakReason::Template => {
-                            Broken::CannotStart(state.last_death.clone())
+                            let fate = state.template_fate.take();
+                            match fate.filter(|_| reason == BreakReason::Template) {
+                                Some(fate) => Broken::Template(fate),
+                                None => Broken::CannotStart(state.last_death.clone()),
+                            }
                         }
                     };
                     self.abandon(state, broken);
@@ -225,7 +231,7 @@ impl<T: Ticket> Shared<T> {
             }
             Start::Interpreter(command) => {
                 birth.send_to_interpreter(&worker.socket)?;
-                let pid = launcher::start(command, birth.socket)?;
+                let pid = launcher::start(command, birth.socket, None)?;
                 (worker.pid, worker.pidfd) = (pid, Some(Arc::new(process::open(pid)?)));
                 worker.started = process::start_time(pid);
                 next = Some(Event::Born { row });
@@ -279,6 +285,17 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
+    /// The template, which leaves, cannot fork.
+    fn refused(&self, row: u32, why: &[u8]) {
+        let mut state = self.state();
+        if let Some(worker) = state.workers.get_mut(row as usize) {
+            *worker = None;
+            state.last_death = String::from_utf8_lossy(why).into_owned();
+            let reason = BirthFailure::Refused;
+            self.act(&mut state, Event::BirthFailed { row, reason });
+        }
+    }
+
     /// Read what the template has to say.
     pub(super) fn hear_template(&self) {
         let mut buffer = vec![0; MAX_BYTES];
@@ -296,6 +313,7 @@ impl<T: Ticket> Shared<T> {
                     Some(Message::NotBorn { row, errno }) => {
                         self.born(row, Err(io::Error::from_raw_os_error(errno)));
                     }
+                    Some(Message::Refused { row, why }) => self.refused(row, &why),
                     Some(Message::Ended(ended)) => {
                         let mut state = self.state();
                         if let Some(worker) = state
@@ -310,6 +328,8 @@ impl<T: Ticket> Shared<T> {
                     _ => {}
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It left orders unread. What it had said before is still to be heard, then the end.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(_) => return self.template_lost(),
             }
         }
@@ -337,8 +357,11 @@ impl<T: Ticket> Shared<T> {
     }
 
     fn template_lost(&self) {
+        let pid = self.state().template_pid;
+        let fate = pid.map(launcher::fate_of); // waits for its end, without the lock
         let mut state = self.state();
         state.template = None;
+        state.template_fate = fate;
         // Workers of the old template finish their task and make room; unborn ones are ordered again.
         state.unordered.clear();
         for row in 0..state.workers.len() as u32 {

@@ -174,6 +174,8 @@ pub(super) struct State<T> {
     pub(super) last_serial: u32,
     pub(super) template: Option<Arc<OwnedFd>>,
     pub(super) template_pid: Option<i32>,
+    /// How the last template ended, if nothing kept the next from being started.
+    pub(super) template_fate: Option<String>,
     pub(super) outstanding: usize,
     pub(super) timed: usize,
     pub(super) closed: bool,
@@ -212,6 +214,7 @@ impl<T> State<T> {
             last_serial: 0,
             template: None,
             template_pid: None,
+            template_fate: None,
             outstanding: 0,
             timed: 0,
             closed: false,

@@ -37,7 +37,9 @@ impl Crew {
     ) {
         match self.row(row) {
             // Nobody ever touched the row: there is nothing to repair.
-            RowState::Starting if reason == BirthFailure::Resource => {
+            RowState::Starting
+                if matches!(reason, BirthFailure::Resource | BirthFailure::Refused) =>
+            {
                 self.rows[row as usize] = RowState::Empty;
             }
             RowState::Starting | RowState::Born => self.bury(row, actions),
@@ -46,6 +48,7 @@ impl Crew {
         self.totals.birth_failures += 1;
         match reason {
             BirthFailure::Initializer => self.break_off(BreakReason::Initializer, actions),
+            BirthFailure::Refused => self.break_off(BreakReason::Refused, actions),
             BirthFailure::Resource | BirthFailure::Killed => {
                 // Several refusals between two pauses are one round.
                 if self.backoff.is_idle() {

@@ -97,6 +97,8 @@ pub enum BirthFailure {
     Killed,
     /// The process died before it was ready.
     Crashed,
+    /// The template cannot fork, and never will: something that it was to import stands against it.
+    Refused,
 }
 
 /// What the shell shall do.
@@ -139,6 +141,8 @@ pub enum BreakReason {
     Resource,
     /// Template after template was lost and no worker is alive.
     Template,
+    /// The template cannot fork; every other one would be the same.
+    Refused,
 }
 
 /// Where a row of the worker table stands.

@@ -122,6 +122,27 @@ fn an_initializer_failure_breaks_at_once() {
 }
 
 #[test]
+fn a_template_that_cannot_fork_breaks_at_once() {
+    let mut crew = Crew::new(CrewConfig {
+        workers: 1,
+        rows: 2,
+        max_birth_failures: 9,
+    });
+    crew.handle(Event::Start);
+    assert_eq!(
+        crew.handle(Event::BirthFailed {
+            row: 0,
+            reason: BirthFailure::Refused
+        }),
+        [
+            Action::Break(BreakReason::Refused),
+            Action::KillAll,
+            Action::Finished
+        ]
+    );
+}
+
+#[test]
 fn three_crashing_births_in_a_row_break_and_a_ready_worker_forgives() {
     let mut crew = Crew::new(CrewConfig {
         workers: 1,

@@ -33,6 +33,7 @@ fn events() -> impl Strategy<Value = Event> {
     ];
     let reason = prop_oneof![
         1 => Just(BirthFailure::Initializer),
+        1 => Just(BirthFailure::Refused),
         4 => Just(BirthFailure::Resource),
         2 => Just(BirthFailure::Killed),
         4 => Just(BirthFailure::Crashed),

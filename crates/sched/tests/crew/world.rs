@@ -93,7 +93,7 @@ impl World {
             Event::Retiring { row } => self.processes[row as usize] = Process::Leaving,
             Event::BirthFailed { row, reason } => {
                 let untouched = self.processes[row as usize] == Process::Asked
-                    && reason == BirthFailure::Resource;
+                    && matches!(reason, BirthFailure::Resource | BirthFailure::Refused);
                 self.processes[row as usize] = if untouched {
                     Process::None
                 } else {
