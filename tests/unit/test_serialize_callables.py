@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import operator
@@ -16,23 +15,7 @@ import unittest.mock
 
 import pytest
 
-sys.path.append(os.path.dirname(__file__))
-import test_serialize_support as support
-
-with contextlib.suppress(ImportError):
-    import numpy  # noqa: F401  (its threads start here, not inside of a test)
-
-
-@pytest.fixture
-def pair():
-    made = support.Pair()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def script(monkeypatch):
-    return functools.partial(support.run_script, monkeypatch)
+from tests.support import serialization as support
 
 
 def test_lambdas_closures_and_partials(pair, script):
@@ -178,7 +161,7 @@ def test_a_worker_is_a_caller_too(pair, script):
         def outer(thing):
             global offset
             offset = 10
-            import test_serialize_support as support
+            import serialization as support
             nested = support.Pair()
             try:
                 return nested.run(inner, thing)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import gc
 import os
 import sys
@@ -11,23 +9,7 @@ import weakref
 
 import pytest
 
-sys.path.append(os.path.dirname(__file__))
-import test_serialize_support as support
-
-with contextlib.suppress(ImportError):
-    import numpy  # noqa: F401  (its threads start here, not inside of a test)
-
-
-@pytest.fixture
-def pair():
-    made = support.Pair()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def script(monkeypatch):
-    return functools.partial(support.run_script, monkeypatch)
+from tests.support import serialization as support
 
 
 @pytest.mark.parametrize(

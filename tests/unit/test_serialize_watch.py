@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import pickle
 import re
 import socket
@@ -13,32 +11,15 @@ import threading
 
 import pytest
 
-sys.path.append(os.path.dirname(__file__))
-import test_serialize_support as support
-
 from bireme.serialize import Encoder, diagnose, refresh
-
-with contextlib.suppress(ImportError):
-    import numpy  # noqa: F401  (its threads start here, not inside of a test)
+from tests.support import serialization as support
 
 PicklingError = support.errors.PicklingError
 
 
 @pytest.fixture
-def script(monkeypatch):
-    return functools.partial(support.run_script, monkeypatch)
-
-
-@pytest.fixture
 def encoder():
     return Encoder(by_value_main=True)
-
-
-@pytest.fixture
-def pair():
-    made = support.Pair()
-    yield made
-    made.close()
 
 
 # Fingerprints

@@ -3,7 +3,7 @@
 use bireme_runtime::birth;
 use bireme_runtime::launcher;
 use bireme_runtime::template::{Asked, Host};
-use bireme_runtime::worker::Watchdog;
+use bireme_runtime::watchdog::Watchdog;
 use bireme_shm::lease;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;

@@ -16,5 +16,6 @@ pub mod message;
 pub mod parcel;
 pub mod task;
 pub mod template;
+pub mod watchdog;
 mod whole;
 pub mod worker;

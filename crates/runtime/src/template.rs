@@ -7,7 +7,7 @@
 
 use crate::birth::Birth;
 use crate::message::{Ended, MAX_BYTES, Message};
-use crate::worker::Watchdog;
+use crate::watchdog::Watchdog;
 use bireme_shm::fail::{self, Point};
 use bireme_shm::os::{process, socket};
 use std::io;

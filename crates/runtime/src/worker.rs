@@ -5,13 +5,13 @@
 
 use crate::birth::Birth;
 use crate::message::{BirthOrder, Message};
+use crate::watchdog;
 use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
 use bireme_shm::fail::{self, Point};
 use bireme_shm::lease::{self, Lease};
-use bireme_shm::os::process::{self, Woken};
+use bireme_shm::os::process;
 use bireme_shm::os::socket;
-use bireme_shm::os::thread::{self, Thread};
 use bireme_shm::park;
 use bireme_shm::prim::{AtomicU64, Ordering};
 use bireme_shm::queue::{self, SlotRef};
@@ -30,8 +30,6 @@ const SPIN_ROUNDS: u32 = 3_000;
 const SHORT_SPIN: u32 = 128;
 /// How long a worker waits for a segment that a task names.
 const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
-/// A watchdog that has not heard of its end by then never will.
-const DEAF_AFTER_NS: u64 = 500_000_000;
 /// Idle time after which a worker gives its free memory back.
 pub const TRIM_AFTER: Duration = Duration::from_secs(5);
 
@@ -392,7 +390,7 @@ impl Worker {
         }
         loop {
             match socket::receive(&self.socket, &mut buffer, false) {
-                Ok((0, _)) => given_up(),
+                Ok((0, _)) => watchdog::give_up(),
                 Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
                     Some(Message::Segment(id)) if fds.len() == 1 => {
                         self.map(id, fds.pop().expect("one"), None)?;
@@ -556,72 +554,4 @@ pub fn sleep(control: &Control, row: usize, timeout: Option<Duration>) {
                 == 0
             && control.header().orders.load(Ordering::SeqCst) == 0
     });
-}
-
-/// The client is gone, or has hung up: end the worker's descendants and the worker itself.
-fn given_up() -> ! {
-    process::end_descendants();
-    process::leave(1)
-}
-
-/// How often a watchdog that has been made deaf looks whose child this process is.
-const DEAF_TICK: Duration = Duration::from_millis(50);
-
-/// The thread of a worker, or of a template that prepares itself, that waits for the client's end, then ends
-/// the process's descendants and the process itself. It never takes the interpreter's lock.
-#[derive(Debug)]
-pub struct Watchdog {
-    stop: Arc<OwnedFd>,
-    thread: Option<Thread>,
-}
-
-impl Watchdog {
-    /// Start watching the client's process descriptor and the control socket.
-    pub fn start(client: OwnedFd, peer: OwnedFd) -> io::Result<Self> {
-        let stop = Arc::new(process::event()?);
-        let heard = Arc::clone(&stop);
-        let parent = process::parent();
-        let thread = thread::spawn("bireme-watchdog", move || {
-            process::block_signals();
-            loop {
-                match process::poll_or_hangup(&[heard.as_fd(), client.as_fd()], peer.as_fd()) {
-                    Some(Woken::By(0)) => return,
-                    Some(Woken::By(_)) => given_up(),
-                    Some(Woken::Deaf) => break,
-                    None => {}
-                }
-            }
-            // A task has closed all descriptors. The worker leaves after it; until then the parent, which is
-            // the client or the template, tells as much.
-            while process::parent() == parent {
-                process::pause(DEAF_TICK);
-            }
-            given_up();
-        })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    /// Let go of the handle without waiting: in a forked child, which does not have the thread.
-    pub fn forget(mut self) {
-        drop(self.thread.take());
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            process::ring(&*self.stop);
-            // A task that has closed all descriptors has left the thread deaf: then it stays.
-            let begun = process::now_ns();
-            while !thread.is_finished() && process::now_ns() - begun < DEAF_AFTER_NS {
-                process::pause(Duration::from_micros(20));
-            }
-            if thread.is_finished() {
-                thread.join();
-            }
-        }
-    }
 }

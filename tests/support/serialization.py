@@ -7,8 +7,6 @@ interpreter whose ``__main__`` is empty. `Pair.run` does what a pool does.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import os
 import pickle
 import struct
@@ -18,25 +16,8 @@ import textwrap
 import types
 from pathlib import Path
 
-
-def provide_errors() -> None:
-    """Stand in for `bireme.errors` where the package is not installed as a whole."""
-    try:
-        found = importlib.util.find_spec("bireme.errors")
-    except (ImportError, ValueError):
-        found = None
-    if found is None and "bireme.errors" not in sys.modules:
-        errors = types.ModuleType("bireme.errors")
-        errors.PicklingError = type("PicklingError", (pickle.PicklingError,), {})
-        errors.PicklingError.__module__ = "bireme.errors"
-        sys.modules["bireme.errors"] = errors
-        importlib.import_module("bireme").errors = errors
-
-
-provide_errors()
-
-from bireme import errors  # noqa: E402
-from bireme.serialize import Decoder, Encoder  # noqa: E402
+from bireme import errors
+from bireme.serialize import Decoder, Encoder
 
 __all__ = ["Decoder", "Encoder", "errors"]
 
