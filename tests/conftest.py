@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # `tests.integration.tasks` must be importable, in workers too
 
 from tests.support import leaks, scripts  # noqa: E402
+from tests.support.waiting import poll  # noqa: E402
 
 with contextlib.suppress(ImportError):
     import numpy  # noqa: F401  (its threads belong to the picture before every test)
@@ -161,6 +162,7 @@ def shared_pool(start_method: str, _no_module_leaks: None) -> Iterator[bireme.Po
 
     with bireme.Pool(2, start_method=start_method) as pool:
         assert pool.map(abs, [-1] * 4) == [1] * 4
+        assert poll(lambda: len(pool.worker_pids()) == 2)  # else a birth would look like a leak
         yield pool
     pool.join()
 

@@ -196,8 +196,9 @@ def run_chunks(pool: bireme.Pool) -> None:
 
 def run_unwatched(pool: bireme.Pool) -> None:
     """Chunks that are cut anew while nobody waits: workers ring for the rest to be queued."""
+    poll(lambda: pool.statistics()["births"] >= WORKERS, timeout=5)  # some may die as they are born
     chunks = pool.options(retries=50).map_async(nap, range(300))
-    time.sleep(0.2)
+    assert poll(chunks.ready)
     assert chunks.get(GENEROUS) == list(range(300))
 
 
