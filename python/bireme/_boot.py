@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _pickle as pickle  # `pickle` itself imports much more
 import os
-import pickle
 
 from bireme import _core, _multiprocessing, _surroundings
 from bireme._inherit import handing_over

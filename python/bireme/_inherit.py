@@ -10,8 +10,8 @@ Locks of a fork context have no name: only a fork can have them.
 
 from __future__ import annotations
 
+import _pickle as pickle  # `pickle` itself imports much more
 import os
-import pickle
 import sys
 
 TYPE_CHECKING = False

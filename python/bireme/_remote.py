@@ -6,8 +6,8 @@ exceptions, to deliver output and log records, and to fork workers.
 
 from __future__ import annotations
 
+import _pickle as pickle  # `pickle` itself imports much more
 import os
-import pickle
 import sys
 from types import FunctionType
 

@@ -8,7 +8,7 @@ same object ever after.
 
 from __future__ import annotations
 
-import pickle
+import _pickle as pickle  # `pickle` itself imports much more
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
