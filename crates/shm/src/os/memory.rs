@@ -1,5 +1,7 @@
 //! Memory that several processes map: memfds and their mappings.
 
+use super::process::own_pid;
+use crate::prim::{AtomicU32, Ordering};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
@@ -108,6 +110,8 @@ pub enum Sharing {
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    /// The only process that has it, if its forked children do not; else 0.
+    only_in: AtomicU32,
 }
 
 // SAFETY: a mapping is plain memory; whoever reads or writes it goes through raw
@@ -136,7 +140,11 @@ impl Mapping {
             )?
         };
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, len })
+        Ok(Self {
+            base,
+            len,
+            only_in: AtomicU32::new(0),
+        })
     }
 
     /// Keep this mapping out of core dumps.
@@ -144,8 +152,10 @@ impl Mapping {
         self.advise(libc::MADV_DONTDUMP);
     }
 
-    /// Keep this mapping out of forked children.
+    /// Keep this mapping out of forked children, which must not use it.
     pub fn exclude_from_forks(&self) {
+        // RELAXED: a child that was forked later sees what its parent stored.
+        self.only_in.store(own_pid() as u32, Ordering::Relaxed);
         self.advise(libc::MADV_DONTFORK);
     }
 
@@ -183,8 +193,43 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let only_in = self.only_in.load(Ordering::Relaxed);
+        if only_in != 0 && only_in != own_pid() as u32 {
+            return; // whatever lies there in a forked child, it is not this
+        }
         // SAFETY: `base` and `len` come from mmap, and nobody holds a pointer into a
         // mapping without holding the mapping (through an `Arc`).
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len.max(1)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_unmaps_nothing_that_it_does_not_have() {
+        let file = create("test", page_size()).unwrap();
+        let map = Mapping::new(&file, 0, page_size(), Sharing::Shared).unwrap();
+        map.exclude_from_forks();
+        let base = map.base();
+        // SAFETY: the child calls nothing that allocates or locks, and ends; it puts a page of its own where
+        // its parent's mapping is, and looks whether that outlives the mapping's end.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                let (prot, flags) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                let at = libc::MAP_FIXED_NOREPLACE | flags;
+                let page = libc::mmap(base.cast(), page_size(), prot, at, -1, 0);
+                drop(map);
+                let lost = libc::msync(base.cast(), page_size(), libc::MS_ASYNC) != 0;
+                libc::_exit(i32::from(page != base.cast() || lost));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and `status` is written by the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
     }
 }
