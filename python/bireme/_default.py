@@ -98,7 +98,8 @@ def map(
     *The shared pool* is started at first need and dropped when it was idle for 30 seconds, and at
     exit. It is renewed, so that all its workers see the same, when the working directory, `sys.path`,
     `sys.argv`, `os.environ`, the levels of loggers or the source of a loaded module (installed
-    packages aside) changed, when a module was reloaded, and in a forked child.
+    packages aside) changed, when a module was reloaded, and in a forked child; not for what only
+    workers can see: the source of a module that the caller has not loaded, the umask.
     With ``start_method="fork"`` the call gets a pool of its own, since workers are to see what
     the caller has at the call.
 

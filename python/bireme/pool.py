@@ -303,8 +303,9 @@ class Pool:
     ) -> ItemIterator:
         """As `map`, lazily: give an iterator over the results, in order.
 
-        The input is read as results are taken, at most ``buffersize`` items ahead, so an
-        endless generator is fine. After an item that raised, the iterator goes on.
+        The input is read in the calling thread: the first ``buffersize`` items at once, further
+        ones as results are taken. So an endless generator is fine, but not one that waits for what
+        becomes of a result. After an item that raised, the iterator goes on.
 
         Parameters
         ----------

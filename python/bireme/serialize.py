@@ -136,6 +136,8 @@ class _Side:
     def _explain(self, error: Exception, obj: Any, label: str | Sequence[str]) -> NoReturn:
         from bireme._diagnose import explained
 
+        if isinstance(error, MemoryError):
+            raise error
         better = explained(error, obj, label, self._rules)
         if better is error:
             raise error

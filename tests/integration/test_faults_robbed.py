@@ -208,3 +208,64 @@ def test_the_end_of_the_interpreter_passes_by_daemon_threads(run_script, call):
         for _ in range(4):
             result = run_script(program, args=[call, start_method])
             assert result.returncode == 0, result.describe()
+
+
+def test_the_end_of_the_interpreter_waits_for_daemon_threads_that_pickle(run_script):
+    program = """
+        import threading, time
+        import bireme
+
+        class Slow:
+            def __reduce__(self):
+                end = time.monotonic() + 1.5
+                while time.monotonic() < end:
+                    time.sleep(0)
+                return int, ()
+
+        def run():
+            try:
+                while True:
+                    pool.apply(abs, (Slow(),))
+            except (bireme.BiremeError, ValueError):
+                pass
+
+        pool = bireme.Pool(1)
+        for _ in range(3):
+            threading.Thread(target=run, daemon=True).start()
+        time.sleep(0.2)
+    """
+    run_script(program).check()
+
+
+def test_a_stopped_template_goes_with_the_caller():
+    program = """
+        import os, signal, time
+        import bireme
+
+        pool = bireme.Pool(1)
+        pool.apply(abs, (1,))
+        os.kill(pool._client.template_pid(), signal.SIGSTOP)
+        print("stopped", flush=True)
+        time.sleep(3600)
+    """
+    with Script(program) as script:
+        script.wait_for_output("stopped")
+        os.kill(script.pid, signal.SIGKILL)
+        result = script.wait(timeout=10, grace=10)
+        assert not result.survivors, result.describe()
+
+
+def test_ended_pools_hold_no_descriptors(run_script, start_method):
+    run_script(
+        """
+        import resource, sys
+        import bireme
+
+        if __name__ == "__main__":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            for _ in range(40):
+                with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                    assert pool.map(abs, range(10), 1) == list(range(10))
+        """,
+        args=[start_method],
+    ).check()

@@ -317,6 +317,9 @@ impl Client {
         self.core.check_owner(py)?;
         let slice = Duration::from_secs_f64(timeout.clamp(0.0, 0.05));
         let finished = detached(py, || self.core.inner.wait_finished(slice));
+        if finished {
+            self.core.dispatcher.dismiss();
+        }
         py.check_signals()?;
         self.core.stand_in(py)?;
         self.core.drain(py)?;

@@ -1,15 +1,16 @@
 //! Our frames on the stacks of threads that the end of the interpreter may overtake.
 //!
 //! Python before 3.14 ends a thread that asks for its lock while the interpreter goes away by unwinding
-//! its stack, and aborts when it meets frames of ours. So the end first waits for threads to leave our
-//! code ([`end_begins`]); all pools are terminated by then, and every wait returns. From then on nobody but
-//! the thread that ends the interpreter gets in or comes back from a wait: the others, daemons, sleep until
-//! the process ends.
+//! its stack, and aborts when it meets frames of ours. So the end ([`end_begins`]) comes in two steps, after all
+//! pools were terminated. For a moment waits may return, as they all do then. After it nobody but the thread that ends
+//! the interpreter gets in or comes back from a wait: such threads, daemons, sleep until the process
+//! ends. Those that are in the middle of something else, such as pickling, are waited for.
 
 use bireme_shm::os::process;
 use bireme_shm::os::thread::own_id;
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use pyo3::prelude::*;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -20,8 +21,15 @@ static INSIDE: AtomicU32 = AtomicU32::new(0);
 /// Threads that have looked at [`ENDING`] and are about to have the lock again.
 static RETURNING: AtomicU32 = AtomicU32::new(0);
 
-/// How long the end waits for others.
-const PATIENCE: Duration = Duration::from_millis(500);
+thread_local! {
+    /// How often this thread is among [`INSIDE`].
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How long waits may take to return.
+const SHORT: Duration = Duration::from_millis(500);
+/// How long the end waits for those who are at work: longer would be taken for a hang.
+const LONG: Duration = Duration::from_secs(10);
 
 /// A thread is in our code, which may call Python.
 pub(crate) struct Inside;
@@ -30,6 +38,7 @@ impl Inside {
     pub(crate) fn enter(py: Python<'_>) -> Self {
         // SYNC(ending): counted, then looked; the ender stores, then looks at the counts.
         INSIDE.fetch_add(1, Ordering::SeqCst);
+        DEPTH.set(DEPTH.get() + 1);
         if is_over() {
             py.detach(stay);
         }
@@ -39,6 +48,7 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().saturating_sub(1));
         INSIDE.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -62,7 +72,9 @@ fn is_over() -> bool {
     ENDING.load(Ordering::SeqCst) && ENDER.load(Ordering::SeqCst) != own_id()
 }
 
+/// Sleep until the process ends, no longer counted.
 fn stay() {
+    INSIDE.fetch_sub(DEPTH.get(), Ordering::SeqCst);
     loop {
         process::pause(Duration::from_hours(1));
     }
@@ -72,21 +84,23 @@ fn stay() {
 #[pyfunction]
 pub(crate) fn end_begins(py: Python<'_>) {
     py.detach(|| {
-        let begun = Instant::now();
-        let wait_for = |count: &AtomicU32| {
-            while count.load(Ordering::SeqCst) != 0 && begun.elapsed() < PATIENCE {
-                process::pause(Duration::from_millis(1));
-            }
-        };
-        wait_for(&INSIDE);
+        wait_for_none(&INSIDE, SHORT);
         ENDER.store(own_id(), Ordering::SeqCst);
         ENDING.store(true, Ordering::SeqCst);
-        wait_for(&RETURNING);
+        wait_for_none(&INSIDE, LONG);
+        wait_for_none(&RETURNING, SHORT);
     });
+}
+
+fn wait_for_none(count: &AtomicU32, patience: Duration) {
+    let begun = Instant::now();
+    while count.load(Ordering::SeqCst) != 0 && begun.elapsed() < patience {
+        process::pause(Duration::from_millis(1));
+    }
 }
 
 /// In a forked child, which has none of the other threads.
 pub(crate) fn forget_the_others() {
-    INSIDE.store(0, Ordering::SeqCst);
+    INSIDE.store(DEPTH.get(), Ordering::SeqCst);
     RETURNING.store(0, Ordering::SeqCst);
 }

@@ -46,6 +46,12 @@ impl Dispatcher {
         *thread = thread::spawn("bireme-dispatcher", move || run(&core)).ok();
     }
 
+    /// The pool has ended: have the thread see it, if it runs.
+    pub(crate) fn dismiss(&self) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
     /// Whether the thread lives.
     pub(crate) fn runs(&self) -> bool {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +128,9 @@ fn run(core: &Weak<Core>) {
             return;
         }
         if !core.has_chores() {
+            if core.inner.finished() && !core.watchers.any() {
+                return;
+            }
             // Some seconds with nothing to do: the next wake starts a new thread.
             idle += 1;
             if idle > 3 && !core.watchers.any() {

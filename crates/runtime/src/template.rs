@@ -52,6 +52,7 @@ impl Host {
     pub fn new(main: OwnedFd) -> io::Result<Self> {
         fail::arm(0);
         process::adopt_orphans();
+        process::continue_with_parents_end();
         let mut buffer = [0; 16];
         let (_, mut fds) = socket::receive(&main, &mut buffer, true)?;
         if fds.is_empty() {
