@@ -99,7 +99,11 @@ def warn_of_threads() -> None:
 
 def _other_threads() -> list[str]:
     """Name the threads beside this one that Python code started."""
-    known, names = 0, []
+    names = []
+    reader = sys.modules.get("bireme._reader")
+    if reader is not None:
+        names = [f"the reader of an imap of {pool!r}" for pool in reader.at_work()]
+    known = len(names)
     if "threading" in sys.modules:
         import threading
 

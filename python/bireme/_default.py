@@ -187,8 +187,9 @@ def imap(
 ) -> Iterator[Any]:
     """As `map`, lazily: give an iterator over the results, in order.
 
-    The input is read as results are taken, so an endless generator is fine. Items run in the
-    shared pool from the start, unless ``inline=True`` (then each when its result is taken).
+    The input is read by the thread that takes the results, so an endless generator is fine; one that
+    waits for what becomes of a result is for `Pool.imap`. Items run in the shared pool from the
+    start, unless ``inline=True`` (then each when its result is taken).
 
     Parameters
     ----------
@@ -228,7 +229,9 @@ def imap(
         return LocalIterator(call, items, star, progress)
     if progress:
         call.options["progress"] = True
-    return start_imap(call.pool(), fn, items, chunksize, buffersize, True, call.options, star)
+    return start_imap(
+        call.pool(), fn, items, chunksize, buffersize, True, call.options, star, reads_here=True
+    )
 
 
 def _options(

@@ -4,6 +4,9 @@ Threads may share one. What they have in common are lists and counters of which 
 atomic under the GIL: one thread claims an item, and one removes a chunk. No lock is held while
 somebody waits or while a result is decoded. Only the input is read, and what it gives submitted, under
 a lock; nobody waits for that lock while there is a result to take or to wait for.
+
+An input whose items are at hand is read by the threads that take the results. Another one may wait
+for what they do: it has a reader of its own.
 """
 
 from __future__ import annotations
@@ -21,10 +24,16 @@ if TYPE_CHECKING:
     from typing import Any, Never, Self
 
     from bireme import _core
+    from bireme._reader import Reader
     from bireme.pool import Pool
 
 # Longest wait for other threads, which may have ended what was waited for in another way.
 _SLICE_S = 0.05
+
+READS_ITSELF = (
+    "what is just being read from the input of this iterator asks it for a result that depends "
+    "on more input; let the input not use its own results"
+)
 
 
 class _Chunk:
@@ -83,8 +92,7 @@ _NOTHING = _Chunk(1, None)  # all of it is claimed
 class ItemIterator:
     """Results of `Pool.imap` or `imap_unordered`.
 
-    The thread that takes a result also reads the input on; no other thread is involved. Threads
-    may share the iterator: each result is given to one of them.
+    Threads may share the iterator: each result is given to one of them.
     """
 
     def __init__(
@@ -102,62 +110,87 @@ class ItemIterator:
         self._pool = pool
         self._client = client
         self._func = func
-        self._input: Iterator[Any] = iter(iterable)
+        self.source: Iterator[Any] = iter(iterable)
+        self._reader: Reader | None = None
         self._input_lock = RLock()  # who has it reads on, submits, counts in `_sent`
         self._reading = False  # it is at it: a signal handler, or the input itself, may come again
         self._total: int | None = getattr(iterable, "__len__", lambda: None)()
         self._star = star
-        self._chunksize = chunksize
+        self.chunksize = chunksize
         self._ahead = ahead
+        self._most: float = ahead  # chunks that may run
         self._ordered = ordered
         self._settings = settings
         self._sent = 0
         self._running: deque[_Chunk] = deque()  # those with items that nobody has claimed
         self._at_hand = _NOTHING  # one of these that has ended, or was one of these
-        self._failures: list[Exception] = []  # what the input raised: one at most
+        self._failures: list[BaseException] = []  # what the input raised: one at most
         self._bar: Any = None
         # Once `False`, nothing is added to what was submitted and to `_failures`.
         self.feeding = True
 
-    def start(self, progress: bool) -> None:
-        """Submit the first chunks."""
+    def start(self, progress: bool, reader: bool) -> None:
+        """Submit the first chunks.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show a bar.
+        reader : bool
+            Whether the input is read in a thread of its own.
+        """
         if progress:
             from bireme._progress import bar
 
             self._bar = bar(self._total)
-        self._feed(self._ahead)
+        if reader:
+            from bireme._reader import Reader
+
+            self._reader = Reader(self)
+        self._feed()
 
     # The input -------------------------------------------------------------------------
 
-    def _feed(self, ahead: float) -> None:
-        """Submit chunks up to so many, unless another thread is at it: that one looks again."""
-        while not self._reading and self._wants(ahead) and self._input_lock.acquire(False):
+    def wants(self) -> bool:
+        """Whether more of the input is to be read now."""
+        return self.feeding and len(self._running) < self._most
+
+    def _feed(self) -> None:
+        """Read on, or see that it is done, unless another thread is at it: that one looks again."""
+        if self._reader is not None:
+            if self.feeding and 2 * len(self._running) <= self._most:
+                self._reader.start()
+            return
+        while not self._reading and self.wants() and self._input_lock.acquire(False):
             try:
-                if self._wants(ahead):
+                if self.wants():
                     self._reading = True
                     self._feed_chunk()
             finally:
                 self._reading = False
                 self._input_lock.release()
 
-    def _wants(self, ahead: float) -> bool:
-        return self.feeding and len(self._running) < ahead
-
     def _feed_chunk(self) -> None:
+        error = None
         try:
-            chunk = list(itertools.islice(self._input, self._chunksize))
-        except Exception as error:  # raised by the input: delivered instead of this chunk
-            self._failures.append(error)
-            chunk = []
+            chunk = list(itertools.islice(self.source, self.chunksize))
+        except Exception as raised:
+            error, chunk = raised, []
         except BaseException:
             self._end_of_input()
             raise
-        if chunk:
+        self.take_in(chunk, error)
+
+    def take_in(self, chunk: list[Any], error: BaseException | None) -> None:
+        """Submit what was read; what the input raised is delivered instead of its last chunk."""
+        if error is not None:
+            self._failures.append(error)
+        if chunk and self.feeding:
             self._running.append(self._submit(chunk))
             self._sent += len(chunk)
         if not self.feeding:  # closed meanwhile
             self._abandon(running=False)
-        elif len(chunk) < self._chunksize:
+        elif len(chunk) < self.chunksize:
             self._end_of_input()
 
     def _submit(self, chunk: list[Any]) -> _Chunk:
@@ -179,24 +212,24 @@ class ItemIterator:
         self.feeding = False
         self._pool._close_if_fed()
 
-    def _await_reader(self, deadline: float | None) -> None:
+    def _await_input(self, deadline: float | None) -> None:
         """Wait a moment while another thread reads the input."""
         self._client.drain()  # raises in a forked child, where that thread is not
-        if self._input_lock.acquire(timeout=_slice_s(deadline)):
+        if self._reader is not None:
+            self._reader.wait(_slice_s(deadline))
+        elif self._input_lock.acquire(timeout=_slice_s(deadline)):
             again = self._reading
             self._input_lock.release()
             if again:
-                raise RuntimeError(
-                    "what is just being read from the input of this iterator asks it for a result "
-                    "that depends on more input; let the input not use its own results"
-                )
+                raise RuntimeError(READS_ITSELF)
 
     def feed_all(self) -> None:
         """Submit all that is left, without a bound: the pool is being joined."""
+        self._most = float("inf")
         while self.feeding:
-            self._feed(float("inf"))
+            self._feed()
             if self.feeding:
-                self._await_reader(None)
+                self._await_input(None)
 
     def close(self) -> None:
         """Read no more of the input and take back what no worker has begun."""
@@ -267,9 +300,9 @@ class ItemIterator:
             if ended is None:
                 if not feeding:
                     self._stop()
-                self._feed(self._ahead)
+                self._feed()
                 if not self._running and self.feeding:
-                    self._await_reader(deadline)
+                    self._await_input(deadline)
                 continue
             chunk = self._at_hand = ended
             index = next(chunk.unclaimed, None)
@@ -279,7 +312,7 @@ class ItemIterator:
                 except ValueError:  # another thread was faster
                     continue
                 item = chunk.take(-1)
-                self._feed(self._ahead)
+                self._feed()
                 return item
         return chunk.take(index)
 

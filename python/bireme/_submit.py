@@ -220,8 +220,11 @@ def start_imap(
     ordered: bool,
     options: dict[str, Any],
     star: bool = False,
+    reads_here: bool = False,
 ) -> ItemIterator:
+    """Start a lazy map; an input that may wait is read in a thread, unless it is to be read here."""
     from bireme._imap import ItemIterator
+    from bireme._reader import may_wait
 
     client = pool._open()
     func, settings = _prepare(pool, func, options)
@@ -232,5 +235,5 @@ def start_imap(
     ahead = 4 * pool.processes if buffersize is None else max(1, buffersize // size)
     items = ItemIterator(pool, client, func, iterable, star, size, ahead, ordered, settings)
     pool._feeds.add(items)
-    items.start(bool(options.get("progress")))
+    items.start(bool(options.get("progress")), not reads_here and may_wait(iterable))
     return items

@@ -303,9 +303,10 @@ class Pool:
     ) -> ItemIterator:
         """As `map`, lazily: give an iterator over the results, in order.
 
-        The input is read in the calling thread: the first ``buffersize`` items at once, further
-        ones as results are taken. So an endless generator is fine, but not one that waits for what
-        becomes of a result. After an item that raised, the iterator goes on.
+        The input is read only so far ahead, so an endless generator is fine. A list, an array and
+        the like are read as results are taken; anything else in a thread that lives while it reads,
+        so the input may be slow, or wait for what you do with the results. After an item that
+        raised, the iterator goes on.
 
         Parameters
         ----------

@@ -286,6 +286,34 @@ def test_fork_with_live_threads_names_them(run_script):
     assert result.returncode == 0
 
 
+def test_fork_while_a_lazy_map_reads_names_its_reader(run_script):
+    """It is counted while it reads only: what is not needed any more has no thread."""
+    run_script("""
+        import queue, time, warnings
+        import bireme
+
+        def told():
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                warnings.simplefilter("ignore", DeprecationWarning)
+                bireme.Pool(1, start_method="fork").terminate()
+            return [str(warning.message) for warning in seen if warning.category is RuntimeWarning]
+
+        items = queue.Queue()
+        with bireme.Pool(1, name="lazy") as pool:
+            it = pool.imap(abs, iter(items.get, 0))
+            items.put(-1)
+            assert next(it) == 1
+            assert ["(the reader of an imap of 'lazy')" in line for line in told()] == [True]
+            items.put(0)
+            assert list(it) == []
+            deadline = time.monotonic() + 30
+            while told() and time.monotonic() < deadline:
+                pass
+            assert told() == []
+    """).check()
+
+
 def test_fork_with_threads_that_have_no_name_counts_them(run_script):
     """Threads of `_thread` are counted; bireme's own, and those of libraries, are no reason to warn."""
     run_script("""

@@ -9,15 +9,25 @@ from itertools import chain
 import pytest
 
 import bireme
+from bireme._submit import start_imap
 from tests.integration import tasks
 from tests.support.waiting import GENEROUS
 
 START_METHODS = ("template",)  # all four with --every-start-method
 
 
-@pytest.fixture(params=["imap", "imap_unordered"])
+@pytest.fixture(params=["imap", "imap_unordered", "read here"])
 def imap(request, shared_pool):
-    return getattr(shared_pool, request.param)
+    """Maps that have a thread to read a generator, and the one below `bireme.imap`, which has not."""
+    if request.param != "read here":
+        return getattr(shared_pool, request.param)
+
+    def imap(func, items, chunksize=1, buffersize=None):
+        return start_imap(
+            shared_pool, func, items, chunksize, buffersize, True, {}, reads_here=True
+        )
+
+    return imap
 
 
 def slowly(count):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import queue
+import time
+import weakref
 
 import pytest
 
@@ -156,6 +159,104 @@ def test_unordered_yields_what_came_before_the_error(shared_pool):
         got.extend(it)
     # `extend` keeps what it got before the exception
     assert set(got) <= {x * x for x in range(10)}
+
+
+def test_the_input_may_wait_for_its_consumer(imap):
+    items: queue.Queue[int] = queue.Queue()
+    it = imap(tasks.square, iter(items.get, 0))
+    for x in range(1, 50):
+        items.put(x)
+        assert next(it) == x * x
+    items.put(0)
+    with pytest.raises(StopIteration):
+        next(it)
+
+
+@pytest.mark.parametrize("pause", [0.001, 0.03])
+def test_a_slow_input_that_comes_in_bursts(imap, pause):
+    """Whether the reader has just begun, is at work, or has left: it reads on."""
+
+    def numbers():
+        for burst in range(20):
+            time.sleep(pause)
+            yield from range(burst)
+
+    got = []
+    for square in imap(tasks.square, numbers()):
+        got.append(square)
+        if square == 0:
+            time.sleep(pause / 2)
+    assert sorted(got) == sorted(x * x for burst in range(20) for x in range(burst))
+
+
+def test_a_timeout_holds_while_the_input_waits(imap):
+    items: queue.Queue[int] = queue.Queue()
+    it = imap(tasks.square, iter(items.get, 0))
+    with pytest.raises(bireme.WaitTimeoutError):
+        it.next(timeout=0.05)
+    items.put(3)
+    assert it.next(timeout=GENEROUS) == 9
+    items.put(0)
+
+
+def test_an_exit_in_the_input_reaches_the_consumer(imap):
+    def numbers():
+        yield 2
+        raise SystemExit(3)
+
+    it = imap(tasks.square, numbers(), buffersize=1)
+    assert next(it) == 4
+    with pytest.raises(SystemExit):
+        next(it)
+
+
+def test_an_exit_while_an_item_is_pickled_reaches_the_consumer(imap):
+    class Exiting:
+        def __reduce__(self):
+            raise SystemExit(3)
+
+    it = imap(tasks.identity, (Exiting() for _ in range(3)))
+    with pytest.raises(SystemExit):
+        next(it)
+    with pytest.raises(StopIteration):
+        next(it)
+
+
+def test_lazy_maps_that_are_dropped_while_their_input_waits(pool):
+    """The iterator and its pool are collected; the thread that waits there does not hold them."""
+    items: queue.Queue[int] = queue.Queue()
+    it = pool.imap(tasks.square, iter(items.get, 0))
+    items.put(1)
+    assert next(it) == 1
+    dropped = weakref.ref(it)
+    del it
+    assert dropped() is None
+    items.put(0)
+
+
+def test_no_thread_for_the_reader(run_script):
+    """It is said, nothing is lost, and the iterator goes on when there may be threads again."""
+    run_script("""
+        import _thread
+        import bireme
+        from bireme import _reader
+
+        def none_left(*_):
+            raise RuntimeError("can't start new thread")
+
+        with bireme.Pool(1) as pool:
+            pool.apply(abs, (-1,))
+            _reader.start_new_thread = none_left
+            it = pool.imap(abs, (-x for x in range(20)), buffersize=2)
+            try:
+                next(it)
+            except bireme.ResourceLimitError as error:
+                assert "can't start new thread" in str(error), error
+            else:
+                raise AssertionError("nobody reads")
+            _reader.start_new_thread = _thread.start_new_thread
+            assert list(it) == list(range(20))
+    """).check()
 
 
 def test_two_iterators_share_the_pool(shared_pool):
