@@ -255,6 +255,15 @@ class Remote:
         with _room():
             return errors.WorkerDiedError(message)  # type: ignore[no-any-return]
 
+    def killed_unborn(self, story: str) -> BaseException:
+        """Make the exception for a pool whose workers are killed before they are ready."""
+        culprits = "another process, the kernel"
+        if self._prepares:
+            culprits += ", the initializer or what is imported"
+        return self._nobody_lives(
+            f"workers are killed while they start, by {culprits}: {story}; the pool goes on trying"
+        )
+
     def workers_die(self, story: str) -> BaseException:
         """Make the exception for a pool whose workers die before their first task."""
         return self._nobody_lives(

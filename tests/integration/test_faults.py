@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures.process
+import contextlib
 import functools
 import os
 import pickle
 import signal
+import threading
+import time
 
 import pytest
 
@@ -160,6 +163,34 @@ def test_all_workers_die_at_once(make_pool):
     assert len(ended) == 9
     assert all(value in (None, i) for i, value in enumerate(ended))
     assert _is_whole(pool)
+
+
+def test_newborns_that_are_killed_do_not_break_the_pool(make_pool):
+    """However fast they are killed, every call ends; the pool is whole when that has ended."""
+    pool, calm, ended = make_pool(2), threading.Event(), []
+
+    def kill_all():
+        while not calm.is_set():
+            for pid in pool.worker_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+
+    def call():
+        for _ in range(3):
+            try:
+                ended.append(pool.apply(tasks.square, (3,)))
+            except bireme.WorkerDiedError as error:
+                ended.append(error)
+
+    killer, caller = threading.Thread(target=kill_all), threading.Thread(target=call, daemon=True)
+    killer.start()
+    caller.start()
+    caller.join(2 * GENEROUS)
+    calm.set()
+    killer.join()
+    assert len(ended) == 3
+    assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
 
 
 def test_a_neighbours_result_is_not_touched(make_pool, tmp_path):

@@ -164,6 +164,38 @@ def test_file_sizes_refused(run_script, start_method, limit):
     ).check()
 
 
+def test_a_pool_that_starved_of_descriptors_lives_again(run_script, start_method):
+    """With no worker left and none to be had, calls fail one by one, until the limit is raised."""
+    run_script(
+        """
+        import os, resource, signal, sys
+        import bireme
+        from tests.integration import tasks
+
+        if __name__ == "__main__":
+            with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+                pool.map(tasks.square, range(10), 1)
+                soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (5, hard))
+                for pid in pool.worker_pids():
+                    os.kill(pid, signal.SIGKILL)
+                for _ in range(3):
+                    try:
+                        pool.apply(tasks.square, (3,))
+                    except bireme.ResourceLimitError as error:
+                        assert "RLIMIT_NOFILE" in str(error), error
+                    except bireme.WorkerDiedError:
+                        pass  # it had begun
+                    else:
+                        raise AssertionError("by which worker?")
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
+        """,
+        args=[start_method],
+        env=WITH_TASKS,
+    ).check()
+
+
 def test_file_sizes_refused_in_a_living_pool(run_script):
     """A large transfer is refused by name; small ones, and the pool, go on."""
     run_script(

@@ -216,11 +216,11 @@ pub enum Outcome {
     Unreachable(String),
     /// The (one) item was stopped.
     Stopped(StopReason),
-    /// The pool broke or was terminated before the items ran.
+    /// The pool broke, starved or was terminated before the items ran.
     Abandoned(Arc<Broken>),
 }
 
-/// Why a pool can run nothing any more.
+/// Why a pool can run nothing, for the time being or any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// `terminate` was called.
@@ -229,6 +229,8 @@ pub enum Broken {
     Initializer(Vec<u8>),
     /// The initializer ended its process.
     InitializerDied(String),
+    /// Workers are killed before they are ready: the last words of the last one.
+    KilledUnborn(String),
     /// Workers die as soon as they are ready: the last words of the last one.
     WorkersDie(String),
     /// Workers cannot be started: what the system or their last words said.

@@ -24,9 +24,10 @@
 //!   on, the next is started after a pause (as below), and `max_birth_failures` break the crew,
 //!   unless a worker lives that was ready before the first of them.
 //! - *The system refuses a process, somebody kills one that is being born, or the template is lost again.*
-//!   All three are matters of supply. They are retried after a pause that doubles from 10 ms to 1 s, and break the crew only when
-//!   `max_birth_failures` rounds failed in a row and no worker is left: running tasks are worth
-//!   more than a full crew. The first loss of a template is answered at once.
+//!   All three are matters of supply, which may come back: they never break the crew. They are retried after a pause
+//!   that doubles from 10 ms to 1 s. Once `max_birth_failures` rounds failed in a row and no worker is left, the crew
+//!   *starves*: from then on each failed round gives up the tasks that wait. The first loss of a template is answered
+//!   at once.
 //!
 //! A worker that becomes ready sets all other counts to zero. Breaking and terminating kill what is
 //! there; a process that turns up later is killed as well (the action is repeated at its birth),
@@ -42,6 +43,7 @@ mod supply;
 use backoff::Backoff;
 pub use event::{
     Action, BirthFailure, BreakReason, Cause, CrewConfig, CrewStatistics, Event, Phase, RowState,
+    Shortage,
 };
 
 /// The workers of one pool.
@@ -154,6 +156,14 @@ impl Crew {
     #[must_use]
     pub fn next_due_ns(&self) -> Option<u64> {
         self.backoff.next_due_ns()
+    }
+
+    /// Whether nobody is there and too many tries have failed: what is asked for now is given up at the next failure.
+    /// A shell without tasks need not send ticks before there are some.
+    #[must_use]
+    pub fn starves(&self) -> bool {
+        let nobody_left = !self.rows.iter().any(|state| state.is_occupied());
+        nobody_left && !self.is_ending() && self.shortages >= self.max_birth_failures.max(1)
     }
 
     /// Returns the state of a row; a row outside of the table is empty for ever.

@@ -22,6 +22,6 @@ pub mod ladder;
 pub mod plan;
 
 pub use attempt::{Attempt, Fate, RetryPolicy};
-pub use crew::{Action, BirthFailure, BreakReason, Cause, Crew, CrewConfig, Event};
+pub use crew::{Action, BirthFailure, BreakReason, Cause, Crew, CrewConfig, Event, Shortage};
 pub use ladder::{Ladder, Rung};
 pub use plan::ChunkPlan;

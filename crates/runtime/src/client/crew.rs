@@ -8,7 +8,7 @@ use crate::launcher;
 use crate::lines::Lines;
 use crate::message::{BirthOrder, MAX_BYTES, Message};
 use crate::task::{Broken, Outcome};
-use bireme_sched::{Action, BirthFailure, BreakReason, Event};
+use bireme_sched::{Action, BirthFailure, BreakReason, Event, Shortage};
 use bireme_shm::control::{order, row_flag};
 use bireme_shm::os::{memory, process, socket};
 use bireme_shm::park;
@@ -116,15 +116,18 @@ impl<T: Ticket> Shared<T> {
                         BreakReason::Crashed => Broken::InitializerDied(state.last_death.clone()),
                         BreakReason::Unserved => Broken::WorkersDie(state.last_death.clone()),
                         BreakReason::Refused => Broken::Template(state.last_death.clone()),
-                        BreakReason::Resource | BreakReason::Template => {
-                            let fate = state.template_fate.take();
-                            match fate.filter(|_| reason == BreakReason::Template) {
-                                Some(fate) => Broken::Template(fate),
-                                None => Broken::CannotStart(state.last_death.clone()),
-                            }
-                        }
                     };
                     self.abandon(state, broken);
+                    None
+                }
+                Action::Starve(reason) => {
+                    let fate = state.template_fate.take();
+                    let broken = match (reason, fate) {
+                        (Shortage::Killed, _) => Broken::KilledUnborn(state.last_death.clone()),
+                        (Shortage::Template, Some(fate)) => Broken::Template(fate),
+                        _ => Broken::CannotStart(state.last_death.clone()),
+                    };
+                    self.give_up(state, &Arc::new(broken));
                     None
                 }
                 Action::Finished => {
@@ -398,6 +401,11 @@ impl<T: Ticket> Shared<T> {
     fn abandon(&self, state: &mut State<T>, broken: Broken) {
         let broken = state.broken.get_or_insert_with(|| Arc::new(broken)).clone();
         state.closed = true;
+        self.give_up(state, &broken);
+    }
+
+    /// Fail every task that no worker has claimed.
+    fn give_up(&self, state: &mut State<T>, broken: &Arc<Broken>) {
         self.collect(state);
         let backlog = std::mem::take(&mut state.backlog);
         self.control.header().backlog.store(0, Ordering::SeqCst);
@@ -420,7 +428,7 @@ impl<T: Ticket> Shared<T> {
             }
         }
         for unrun in abandoned {
-            self.complete_unrun(state, unrun, Outcome::Abandoned(Arc::clone(&broken)), None);
+            self.complete_unrun(state, unrun, Outcome::Abandoned(Arc::clone(broken)), None);
         }
         park::wake_client(&*self.control);
     }

@@ -3,7 +3,7 @@
 //! Deaths, births, output, time limits, the backlog. It never takes the interpreter's
 //! lock and blocks all signals. It sleeps without a limit while nothing is outstanding.
 
-use super::state::Worker;
+use super::state::{State, Worker};
 use super::{Shared, Ticket};
 use bireme_sched::Event;
 use bireme_shm::lease;
@@ -167,7 +167,7 @@ impl<T: Ticket> Shared<T> {
         if dead.is_empty() {
             self.note_families(&mut state);
         }
-        if state.crew.next_due_ns().is_some_and(|due| due <= now) {
+        if Self::next_birth_ns(&state).is_some_and(|due| due <= now) {
             self.act(&mut state, Event::Tick { now_ns: now });
         }
         if state.closed && state.outstanding == 0 {
@@ -194,11 +194,15 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
+    /// When the crew wants to hear of the time. The pause of one that starves has no end before there is work.
+    fn next_birth_ns(state: &State<T>) -> Option<u64> {
+        let idle = state.outstanding == 0 && state.crew.starves();
+        state.crew.next_due_ns().filter(|&due| due == 0 || !idle)
+    }
+
     fn next_timeout(&self) -> Option<Duration> {
         let state = self.state();
-        let crew = state
-            .crew
-            .next_due_ns()
+        let crew = Self::next_birth_ns(&state)
             .map(|due| Duration::from_nanos(due.saturating_sub(process::now_ns()).max(1_000_000)));
         let pursuit = Self::next_pursuit_ns(&state).map(Duration::from_nanos);
         let moving = |worker: &Worker| worker.deaf_since_ns.is_some() || worker.pid == 0;

@@ -1,7 +1,7 @@
 //! The life of one worker, from its birth to the repair of its row.
 
 use super::Crew;
-use super::event::{Action, BirthFailure, BreakReason, Cause, RowState};
+use super::event::{Action, BirthFailure, BreakReason, Cause, RowState, Shortage};
 
 impl Crew {
     pub(super) fn born(&mut self, row: u32, actions: &mut Vec<Action>) {
@@ -54,11 +54,10 @@ impl Crew {
                 if self.backoff.is_idle() {
                     self.shortages = self.shortages.saturating_add(1);
                 }
-                let refused = reason == BirthFailure::Resource;
-                let why = if refused {
-                    BreakReason::Resource
+                let why = if reason == BirthFailure::Resource {
+                    Shortage::Resource
                 } else {
-                    BreakReason::Crashed
+                    Shortage::Killed
                 };
                 self.shortage(why, actions);
             }

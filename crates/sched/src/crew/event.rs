@@ -8,8 +8,8 @@ pub struct CrewConfig {
     /// Rows of the worker table; at least `workers`. Spare rows let a successor start before the
     /// row of the dead or retiring worker is repaired.
     pub rows: u32,
-    /// Consecutive failures, without any worker becoming ready, after which the pool breaks. 0
-    /// counts as 1.
+    /// Consecutive failures, without any worker becoming ready, after which the pool breaks or
+    /// starves. 0 counts as 1.
     pub max_birth_failures: u32,
 }
 
@@ -124,6 +124,8 @@ pub enum Action {
     KillAll,
     /// Fail every task with this reason; the pool is unusable from now on.
     Break(BreakReason),
+    /// Fail every task that waits with this reason; the crew goes on trying to have workers.
+    Starve(Shortage),
     /// No worker is left and none will come. The last action of a crew, sent once.
     Finished,
 }
@@ -137,12 +139,19 @@ pub enum BreakReason {
     Crashed,
     /// Worker after worker became ready and died before it did anything.
     Unserved,
-    /// The system keeps refusing new workers and none is alive.
-    Resource,
-    /// Template after template was lost and no worker is alive.
-    Template,
     /// The template cannot fork; every other one would be the same.
     Refused,
+}
+
+/// Why there are no workers for the time being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// The system keeps refusing new workers.
+    Resource,
+    /// Worker after worker is killed before it is ready.
+    Killed,
+    /// Template after template is lost.
+    Template,
 }
 
 /// Where a row of the worker table stands.

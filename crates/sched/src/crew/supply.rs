@@ -1,6 +1,6 @@
 //! Where workers come from: the template, what the system grants, and filling up.
 
-use super::event::{Action, BreakReason, Phase, RowState};
+use super::event::{Action, Phase, RowState, Shortage};
 use super::{Crew, Template};
 
 impl Crew {
@@ -24,7 +24,7 @@ impl Crew {
         if self.shortages == 1 && self.max_birth_failures > 1 {
             self.start_template(actions);
         } else {
-            self.shortage(BreakReason::Template, actions);
+            self.shortage(Shortage::Template, actions);
         }
     }
 
@@ -50,12 +50,12 @@ impl Crew {
         actions.push(Action::StartTemplate);
     }
 
-    /// Pauses before the next try, or gives up when patience is at its end and nobody is left.
-    pub(super) fn shortage(&mut self, reason: BreakReason, actions: &mut Vec<Action>) {
-        let nobody_left = !self.rows.iter().any(|state| state.is_occupied());
-        if nobody_left && self.shortages >= self.max_birth_failures {
-            self.break_off(reason, actions);
-        } else if !self.is_ending() {
+    /// Pauses before the next try; when patience is at its end and nobody is left, no task waits for it.
+    pub(super) fn shortage(&mut self, reason: Shortage, actions: &mut Vec<Action>) {
+        if self.starves() {
+            actions.push(Action::Starve(reason));
+        }
+        if !self.is_ending() {
             self.backoff.arm();
         }
     }

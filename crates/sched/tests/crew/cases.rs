@@ -1,7 +1,7 @@
 //! One rule a test.
 
 use bireme_sched::crew::{
-    Action, BirthFailure, BreakReason, Cause, Crew, CrewConfig, Event, Phase, RowState,
+    Action, BirthFailure, BreakReason, Cause, Crew, CrewConfig, Event, Phase, RowState, Shortage,
 };
 
 const KILLED: Cause = Cause::Signalled(9);
@@ -202,7 +202,7 @@ fn a_refused_birth_is_retried_after_a_growing_pause_while_somebody_lives() {
 }
 
 #[test]
-fn refusals_break_when_nobody_lives_and_one_round_counts_once() {
+fn refusals_starve_it_when_nobody_lives_and_one_round_counts_once() {
     let mut crew = Crew::new(CrewConfig {
         workers: 2,
         rows: 2,
@@ -217,14 +217,38 @@ fn refusals_break_when_nobody_lives_and_one_round_counts_once() {
         [Action::Spawn { row: 0 }, Action::Spawn { row: 1 }]
     );
     assert_eq!(refuse(&mut crew, 0), [], "the other may still be born");
+    assert!(!crew.starves());
+    assert_eq!(refuse(&mut crew, 1), [Action::Starve(Shortage::Resource)]);
+    assert!(crew.starves());
+    crew.handle(Event::Tick { now_ns: 10_000_000 });
     assert_eq!(
-        refuse(&mut crew, 1),
-        [
-            Action::Break(BreakReason::Resource),
-            Action::KillAll,
-            Action::Finished
-        ]
+        crew.handle(Event::Tick {
+            now_ns: 2_000_000_000
+        }),
+        [Action::Spawn { row: 0 }, Action::Spawn { row: 1 }],
+        "it goes on trying"
     );
+    crew.handle(Event::Born { row: 0 });
+    crew.handle(Event::Ready { row: 0 });
+    assert!(!crew.starves());
+    assert_eq!(refuse(&mut crew, 1), [], "all is forgiven");
+}
+
+#[test]
+fn newborns_that_are_killed_starve_it_and_do_not_break_it() {
+    let mut crew = Crew::new(CrewConfig {
+        workers: 1,
+        rows: 1,
+        max_birth_failures: 1,
+    });
+    crew.handle(Event::Start);
+    crew.handle(Event::Born { row: 0 });
+    let reason = BirthFailure::Killed;
+    assert_eq!(
+        crew.handle(Event::BirthFailed { row: 0, reason }),
+        [Action::Repair { row: 0 }, Action::Starve(Shortage::Killed)]
+    );
+    assert_eq!(crew.broken(), None);
 }
 
 #[test]
@@ -363,7 +387,7 @@ fn births_wait_for_the_template() {
 }
 
 #[test]
-fn a_template_that_never_comes_breaks_a_crew_without_workers() {
+fn a_template_that_never_comes_starves_a_crew_without_workers() {
     let mut crew = Crew::new(CrewConfig {
         workers: 1,
         rows: 1,
@@ -376,12 +400,17 @@ fn a_template_that_never_comes_breaks_a_crew_without_workers() {
     );
     assert_eq!(
         crew.handle(Event::TemplateLost),
-        [Action::Break(BreakReason::Template), Action::KillAll]
+        [Action::Starve(Shortage::Template)]
     );
+    crew.handle(Event::Repaired { row: 0 });
+    crew.handle(Event::Tick { now_ns: 0 });
     assert_eq!(
-        crew.handle(Event::Repaired { row: 0 }),
-        [Action::WakeAll, Action::Finished]
+        crew.handle(Event::Tick {
+            now_ns: 1_000_000_000
+        }),
+        [Action::StartTemplate]
     );
+    assert_eq!(crew.handle(Event::TemplateBorn), [Action::Spawn { row: 0 }]);
 }
 
 /// Lets the worker of `row` die with `cause`, and its successor become ready.

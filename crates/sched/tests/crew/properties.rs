@@ -124,6 +124,7 @@ proptest! {
                     Action::StartTemplate => prop_assert!(!ended),
                     Action::AskAllToLeave | Action::KillAll | Action::Break(_) => ended = true,
                     Action::Finished => finished = true,
+                    Action::Starve(_) => prop_assert!(!ended),
                     Action::Repair { .. } | Action::WakeAll => {}
                 }
             }

@@ -1,9 +1,7 @@
 //! A model of everything around a crew: processes, the template, the client. It carries the crew's
 //! actions out, refuses those that break a rule, and knows which events may happen next.
 
-use bireme_sched::crew::{
-    Action, BirthFailure, BreakReason, Cause, Crew, CrewConfig, Event, Phase,
-};
+use bireme_sched::crew::{Action, BirthFailure, Cause, Crew, CrewConfig, Event, Phase};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Process {
@@ -148,15 +146,19 @@ impl World {
             }
             Action::AskAllToLeave => self.tell(Told::Leave),
             Action::KillAll => self.tell(Told::Die),
-            Action::Break(reason) => {
+            Action::Break(_) => {
                 assert!(!self.broken, "broken twice");
-                if matches!(reason, BreakReason::Resource | BreakReason::Template) {
-                    let gone = [Process::None, Process::UnderRepair];
-                    let nobody_left = self.processes.iter().all(|process| gone.contains(process));
-                    assert!(nobody_left, "a shortage broke off running tasks");
-                }
                 self.broken = true;
                 self.ending = true;
+            }
+            Action::Starve(_) => {
+                let gone = [Process::None, Process::UnderRepair];
+                let nobody_left = self.processes.iter().all(|process| gone.contains(process));
+                assert!(
+                    nobody_left && !self.ending,
+                    "a shortage gave up tasks too soon"
+                );
+                assert!(self.crew.starves() && self.crew.next_due_ns().is_some());
             }
             Action::Finished => {
                 assert!(
