@@ -32,7 +32,7 @@ def follow(outcome: _core.Outcome, shown: Any) -> None:
     while not outcome.ready():
         outcome.wait(_INTERVAL)
         shown.update(before + outcome._ended() - shown.n)
-    shown.update(before + outcome._items() - shown.n)
+    shown.update(before + outcome._ended() - shown.n)
 
 
 class ShownResult(AsyncResult):

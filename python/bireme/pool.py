@@ -390,7 +390,7 @@ class Pool:
             pass
 
     def __enter__(self) -> Self:
-        self._open()
+        self._open().check_owner()
         return self
 
     def __exit__(

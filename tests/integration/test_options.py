@@ -233,6 +233,23 @@ def test_a_bar_is_closed_whatever_happens(make_pool, shared_pool, capsys):
     assert capsys.readouterr().err.count("\n") == 4
 
 
+def test_the_bar_of_a_cancelled_map_stays_where_it_was(shared_pool, tmp_path, capsys):
+    pytest.importorskip("tqdm")
+    gate = tmp_path / "gate"
+    result = shared_pool.map_async(
+        tasks.wait_for_pair, [(str(gate), i) for i in range(40)], 1, progress=True
+    )
+    assert result.cancel(running=True)
+    with pytest.raises(bireme.CancelledError):
+        result.get(GENEROUS)
+    result = shared_pool.map_async(tasks.fail_on_odd, range(40), progress=True)
+    with pytest.raises(ValueError, match="odd"):
+        result.get(GENEROUS)
+    cancelled, failed = capsys.readouterr().err.strip().split("\n")
+    assert "40/40" not in cancelled
+    assert "40/40" in failed
+
+
 def test_progress_with_an_unknown_total(shared_pool, capsys):
     pytest.importorskip("tqdm")
     result = list(shared_pool.imap(tasks.square, (x for x in range(20)), progress=True))

@@ -31,6 +31,8 @@ pub(crate) struct Call {
 
 struct Parts {
     missing: u64,
+    /// Items that were taken back or cut short.
+    cancelled: u64,
     arrived: Vec<Part>,
 }
 
@@ -90,6 +92,7 @@ impl Call {
             watched: AtomicBool::new(false),
             parts: Mutex::new(Parts {
                 missing: items,
+                cancelled: 0,
                 arrived: Vec::new(),
             }),
         })
@@ -187,6 +190,12 @@ impl Call {
     fn add(&self, part: Part) -> bool {
         let mut parts = self.parts();
         parts.missing = parts.missing.saturating_sub(part.last - part.first);
+        if matches!(
+            part.end,
+            End::Abandoned(_) | End::Stopped(StopReason::Cancel)
+        ) {
+            parts.cancelled += part.last - part.first;
+        }
         if self.single {
             parts.arrived.reserve_exact(1); // nothing else will arrive, and there may be many such calls
         }
@@ -204,9 +213,10 @@ impl Call {
         self.done.store(true, Ordering::Release);
     }
 
-    /// Items that have ended.
+    /// Items that have ended, other than by a cancellation.
     pub(crate) fn ended(&self) -> u64 {
-        self.items - self.parts().missing
+        let parts = self.parts();
+        self.items - parts.missing - parts.cancelled
     }
 
     /// Take what has arrived since the last time.

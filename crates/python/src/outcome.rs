@@ -309,15 +309,10 @@ impl Outcome {
         Ok(pairs)
     }
 
-    /// Items that have ended.
+    /// Items that have ended, other than by a cancellation.
     fn _ended(&self, py: Python<'_>) -> PyResult<u64> {
         self.core.drain(py)?;
         Ok(self.call.ended())
-    }
-
-    /// Number of items.
-    fn _items(&self) -> u64 {
-        self.call.items()
     }
 
     /// Take the call back; a running one is stopped too if `running`. Gives how many tasks were reached.
