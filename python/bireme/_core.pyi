@@ -9,7 +9,6 @@ __all__ = [
     "Birth",
     "Block",
     "Client",
-    "Handle",
     "Outcome",
     "TemplateHost",
     "Worker",
@@ -50,12 +49,9 @@ class Birth:
 class Block:
     def __len__(self) -> int: ...
 
-@final
-class Handle: ...
-
 @disjoint_base
 class Outcome:
-    def __new__(cls, handle: Handle) -> Outcome: ...
+    def __new__(cls) -> Outcome: ...
     def get(self, timeout: float | None = None) -> Any: ...
     def ready(self) -> bool: ...
     def successful(self) -> bool: ...
@@ -83,7 +79,7 @@ class Client:
     ) -> Client: ...
     def apply(
         self,
-        outcome: Callable[[Handle], Any],
+        outcome: Callable[[], Any],
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwds: dict[str, Any] | None,
@@ -97,7 +93,7 @@ class Client:
     ) -> Any: ...
     def map(
         self,
-        outcome: Callable[[Handle], Any],
+        outcome: Callable[[], Any],
         function: Callable[..., Any],
         items: Any,
         star: bool,

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 # Longest wait for other threads, which may have ended what was waited for in another way.
 _SLICE_S = 0.05
 
-READS_ITSELF = (
-    "what is just being read from the input of this iterator asks it for a result that depends "
-    "on more input; let the input not use its own results"
-)
-
 
 class _Chunk:
     """Items that were submitted together, and which of them no thread has claimed.
@@ -215,13 +210,19 @@ class ItemIterator:
     def _await_input(self, deadline: float | None) -> None:
         """Wait a moment while another thread reads the input."""
         self._client.drain()  # raises in a forked child, where that thread is not
+        again = False
         if self._reader is not None:
-            self._reader.wait(_slice_s(deadline))
+            again = self._reader.is_this_thread()
+            if not again:
+                self._reader.wait(_slice_s(deadline))
         elif self._input_lock.acquire(timeout=_slice_s(deadline)):
             again = self._reading
             self._input_lock.release()
-            if again:
-                raise RuntimeError(READS_ITSELF)
+        if again:
+            raise RuntimeError(
+                "what is just being read from the input of this iterator asks it for a result "
+                "that depends on more input; let the input not use its own results"
+            )
 
     def feed_all(self) -> None:
         """Submit all that is left, without a bound: the pool is being joined."""

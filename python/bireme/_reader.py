@@ -7,7 +7,6 @@ import os
 import weakref
 from _thread import allocate_lock, get_ident, start_new_thread
 
-from bireme._imap import READS_ITSELF
 from bireme._remote import resource_error
 
 TYPE_CHECKING = False
@@ -67,10 +66,12 @@ class Reader:
             return error
         return None
 
+    def is_this_thread(self) -> bool:
+        """Whether it is the calling thread that reads."""
+        return self._at_it.locked() and self._thread == get_ident()
+
     def wait(self, seconds: float) -> None:
         """Wait until something was read, at most so long."""
-        if self._at_it.locked() and self._thread == get_ident():
-            raise RuntimeError(READS_ITSELF)
         if self._news.acquire(timeout=seconds) or self._at_it.locked():
             return
         # A signal handler may have come while the thread was to be started, and wait here.

@@ -94,8 +94,6 @@ def submit_call(
         args = tuple(args)
     if kwds.__class__ is not dict and not isinstance(kwds, dict):
         _checks.refuse(TypeError, "kwds", "a dict", kwds)
-    if callback is None and error_callback is None and not options and pool._seed is None:
-        return client.apply(AsyncResult, func, args, kwds)  # type: ignore[no-any-return]
     func, settings = _prepare(pool, func, options)
     if settings:
         settings["index"] = pool._next_index(settings["seed"])
@@ -125,13 +123,13 @@ def _factory(callback: Any, error_callback: Any, shown: Any = None) -> tuple[Any
     _checks.function("callback", callback, optional=True)
     _checks.function("error_callback", error_callback, optional=True)
 
-    def make(handle: Any) -> AsyncResult:
+    def make() -> AsyncResult:
         if shown is None:
-            result = AsyncResult(handle)
+            result = AsyncResult()
         else:
             from bireme._progress import ShownResult
 
-            result = ShownResult(handle)
+            result = ShownResult()
             result._bar = shown
         result._callback, result._error_callback = callback, error_callback
         return result

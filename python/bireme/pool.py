@@ -140,6 +140,7 @@ class Pool:
             _checks.refuse(TypeError, "name", "a str or None", name)
         self.name = name or f"pool-{next(_numbers)}"
         self._seed = None if seed is None else check_seed(seed)
+        self._direct: _core.Client | None = None  # who takes plain calls as they are
         self._order = 0  # submissions so far: the index that seeds an `apply`
         self._closing = False
         self._feeds: weakref.WeakSet[ItemIterator] = weakref.WeakSet()
@@ -175,6 +176,8 @@ class Pool:
             )
         except OSError as error:
             raise resource_error(f"the pool cannot be started: {error}") from error
+        if self._seed is None:
+            self._direct = self._client
         register(self)
         if start == "caller":
             self._forker(self._client)
@@ -226,6 +229,15 @@ class Pool:
         PicklingError
             If the function or an argument cannot travel; nothing was submitted.
         """
+        client = self._direct
+        if (
+            client is not None
+            and callback is None
+            and error_callback is None
+            and args.__class__ is tuple
+            and kwds.__class__ is dict
+        ):
+            return client.apply(AsyncResult, func, args, kwds)  # type: ignore[no-any-return]
         return submit_call(self, func, args, kwds, callback, error_callback, {})
 
     def map(
@@ -349,8 +361,11 @@ class Pool:
     def close(self) -> None:
         """Accept no more calls; the workers leave when everything submitted has run."""
         self._check_owner()
-        self._closing = True
+        self._accept_no_more()
         self._close_if_fed()
+
+    def _accept_no_more(self) -> None:
+        self._closing, self._direct = True, None
 
     def _check_owner(self) -> None:
         if self._client is not None:
@@ -367,7 +382,7 @@ class Pool:
     def terminate(self) -> None:
         """End the workers now. What has not ended raises `CancelledError`."""
         self._check_owner()
-        self._closing = True
+        self._accept_no_more()
         if self._client is not None:
             self._client.terminate()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import multiprocessing
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -29,6 +31,74 @@ def test_a_result_becomes_ready(shared_pool, tmp_path):
     assert result.ready()
     assert result.successful()
     assert result.get() == "done", "a result may be read twice"
+
+
+def _is_in_its_own_value(pool):
+    result = pool.apply_async(tasks.identity, ([],))
+    result.get(GENEROUS).append(result)
+    return result
+
+
+def _is_its_own_attribute(pool):
+    result = pool.apply_async(tasks.square, (3,))
+    result.me = result
+    assert result.get(GENEROUS) == 9
+    return result
+
+
+def _is_in_a_frame_of_its_error(pool):
+    result = pool.apply_async(tasks.fail, (3,))
+    try:
+        result.get(GENEROUS)
+    except ValueError as error:
+        result.me = error
+    return result
+
+
+def _is_known_to_its_function(pool):
+    result = None
+
+    def function():
+        return result is None
+
+    pool.apply(function)
+    result = pool.apply_async(function)
+    return result
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _is_in_its_own_value,
+        _is_its_own_attribute,
+        _is_in_a_frame_of_its_error,
+        _is_known_to_its_function,
+    ],
+)
+def test_a_result_in_a_cycle_is_collected(shared_pool, make):
+    for warm in (tasks.identity, tasks.square, tasks.fail):  # to be known as a module's function
+        shared_pool.apply_async(warm, (1,)).wait(GENEROUS)
+    result = make(shared_pool)
+    result.wait(GENEROUS)
+    seen = weakref.ref(result)
+    del result
+    gc.collect()
+    assert seen() is None
+
+
+def test_attributes_of_a_result(shared_pool):
+    result = shared_pool.apply_async(tasks.square, (3,))
+    result.label = "nine"
+    assert result.label == "nine"
+    del result.label
+    assert not hasattr(result, "label")
+    with pytest.raises(AttributeError):
+        del result.label
+
+
+def test_results_are_not_made_by_hand():
+    with pytest.raises(TypeError, match="made by the calls of a pool"):
+        bireme.pool.AsyncResult()
 
 
 def test_a_wait_that_ends_leaves_the_task_alone(shared_pool, tmp_path):

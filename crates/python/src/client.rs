@@ -88,36 +88,12 @@ impl Client {
         named: &Bound<'py, PyAny>,
         watched: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let handle = Handle {
-            core: Arc::clone(&self.core),
-            call: Arc::clone(call),
-            named: named.clone().unbind(),
-        };
-        let outcome = class.call1((handle,))?;
+        let outcome = Outcome::make(class, &self.core, call, named)?;
         if watched {
             self.core.watchers.add(call, &outcome)?;
             self.core.wake_dispatcher();
         }
         Ok(outcome)
-    }
-}
-
-/// What an [`Outcome`] is made from; opaque to Python.
-#[pyclass(frozen, module = "bireme._core")]
-pub(crate) struct Handle {
-    core: Arc<Core>,
-    call: Arc<Call>,
-    /// What errors call it by: the function, or the name that the user gave the task.
-    named: Py<PyAny>,
-}
-
-impl Handle {
-    pub(crate) fn outcome(&self, py: Python<'_>) -> Outcome {
-        Outcome::new(
-            Arc::clone(&self.core),
-            Arc::clone(&self.call),
-            self.named.clone_ref(py),
-        )
     }
 }
 
@@ -187,7 +163,7 @@ impl Client {
         core.check_owner(py)?;
         core.inner.supervise_if_paused();
         let options = Options::new(task_timeout, retries, seed)?;
-        let reference = core.function(function)?;
+        let (reference, is_plain) = core.function(function)?;
         let (what, encoded) = match kwds.filter(|kwds| !kwds.is_empty()) {
             Some(kwds) => (
                 mode::CALL_WITH_KEYWORDS,
@@ -204,6 +180,9 @@ impl Client {
         let (kind, payload, shared) = core.place(py, &encoded, retries == 0, None)?;
         let call = Call::new(1, true, index, options.timeout_ns, retry_timeouts);
         let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
+        if is_plain {
+            Outcome::hide_from_collector(&result);
+        }
         let task = options.task(&reference, (kind | what, payload, shared), 0..1, index);
         if let Err(error) = core.submit(py, &call, task) {
             core.watchers.forget(&call);
@@ -237,7 +216,7 @@ impl Client {
         core.inner.supervise_if_paused();
         let options = Options::new(task_timeout, retries, seed)?;
         let len = items.len()? as u64;
-        let reference = core.function(function)?;
+        let (reference, _) = core.function(function)?;
         let call = Call::new(len, false, base, options.timeout_ns, retry_timeouts);
         let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
         if len == 0 {

@@ -350,15 +350,16 @@ impl Core {
         }
     }
 
-    /// The reference by which workers find `function`.
-    pub(crate) fn function(&self, function: &Bound<'_, PyAny>) -> PyResult<FunctionRef> {
+    /// The reference by which workers find `function`, and whether it is known to be of a module, where everybody
+    /// finds it by name.
+    pub(crate) fn function(&self, function: &Bound<'_, PyAny>) -> PyResult<(FunctionRef, bool)> {
         let py = function.py();
         let known = self.functions().find(function);
         if let Some((record, reference, mutable)) = known {
             match record {
-                None => return Ok(reference),
+                None => return Ok((reference, true)),
                 Some(record) if !mutable && record.call_method0("unchanged")?.is_truthy()? => {
-                    return Ok(reference);
+                    return Ok((reference, false));
                 }
                 Some(_) => {}
             }
@@ -371,7 +372,7 @@ impl Core {
             .functions()
             .same(function, &record.getattr("digest")?)?
         {
-            return Ok(same);
+            return Ok((same, false));
         }
         let blob =
             function::place(&self.inner, &record)?.map_err(|error| self.no_memory(py, &error))?;
@@ -384,7 +385,7 @@ impl Core {
             .functions()
             .remember(function, &died, &record, reference.clone())?;
         drop(forgotten); // without the lock: this may run Python code
-        Ok(reference)
+        Ok((reference, false))
     }
 
     /// What is called when the function that was sent as number `id` is no more.

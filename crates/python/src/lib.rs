@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use super::block::Block;
     #[pymodule_export]
-    use super::client::{Client, Handle};
+    use super::client::Client;
     #[pymodule_export]
     use super::detach::end_begins;
     #[cfg(feature = "fail-points")]

@@ -4,11 +4,12 @@ use crate::call::{Call, Item, Part};
 use crate::core::{Core, raise};
 use crate::detach::{Inside, detached};
 use bireme_shm::park::Wish;
-use bireme_shm::prim::current_thread;
-use pyo3::exceptions::PyValueError;
+use bireme_shm::prim::{AtomicBool, Ordering, current_thread};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
+use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub(crate) struct Outcome {
     named: Py<PyAny>,
     gathered: Mutex<Gathered>,
     decoded: Condvar,
+    /// The garbage collector does not know of it.
+    hidden: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,14 +44,52 @@ struct Gathered {
     errors: Vec<(u64, Py<PyAny>)>,
 }
 
+/// What an outcome is made from.
+struct Origin {
+    core: Arc<Core>,
+    call: Arc<Call>,
+    named: Py<PyAny>,
+}
+
+thread_local! {
+    /// Of the outcome that this thread is just making: an argument to its class would be one object more.
+    static ORIGIN: Cell<Option<Origin>> = const { Cell::new(None) };
+}
+
 impl Outcome {
-    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>, named: Py<PyAny>) -> Self {
-        Self {
-            call,
-            core,
-            named,
-            gathered: Mutex::default(),
-            decoded: Condvar::new(),
+    /// Make an instance of `class`, or what the function `class` makes of one.
+    pub(crate) fn make<'py>(
+        class: &Bound<'py, PyAny>,
+        core: &Arc<Core>,
+        call: &Arc<Call>,
+        named: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let origin = Origin {
+            core: Arc::clone(core),
+            call: Arc::clone(call),
+            named: named.clone().unbind(),
+        };
+        let outer = ORIGIN.replace(Some(origin)); // of what a signal handler interrupted
+        let made = class.call0();
+        ORIGIN.set(outer);
+        made
+    }
+
+    /// Spare the garbage collector the way through a fresh outcome, as long as it can be in no cycle: its function is
+    /// a module's, it has no attributes, and what it holds holds nothing. Thousands may be pending.
+    pub(crate) fn hide_from_collector(outcome: &Bound<'_, PyAny>) {
+        if let Ok(this) = outcome.cast::<Self>() {
+            this.get().hidden.store(true, Ordering::Relaxed); // RELAXED, as below: under the GIL
+            // SAFETY: an object of a class with a collector, tracked once since it was made.
+            unsafe { pyo3::ffi::PyObject_GC_UnTrack(outcome.as_ptr().cast()) };
+        }
+    }
+
+    /// Let the garbage collector see it again: from now on it may be in a cycle.
+    fn show_to_collector(slf: &Bound<'_, Self>) {
+        if slf.get().hidden.swap(false, Ordering::Relaxed) {
+            // SAFETY: it was taken from the collector, and nobody else has given it back.
+            unsafe { pyo3::ffi::PyObject_GC_Track(slf.as_ptr().cast()) };
         }
     }
 
@@ -129,20 +170,26 @@ impl Outcome {
         Ok(())
     }
 
-    fn value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.gather_all(py)?;
-        let gathered = self.gathered();
+    fn value(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let (this, py) = (slf.get(), slf.py());
+        this.gather_all(py)?;
+        let gathered = this.gathered();
         if let Some((_, error)) = gathered.errors.iter().min_by_key(|(index, _)| *index) {
+            Self::show_to_collector(slf);
             return Err(raise(error.bind(py)));
         }
-        if self.call.single() {
-            return Ok(gathered
-                .value
-                .as_ref()
-                .map_or_else(|| py.None(), |value| value.clone_ref(py)));
+        if let Some(value) = &gathered.value {
+            // SAFETY: a live object.
+            if unsafe { pyo3::ffi::PyObject_GC_IsTracked(value.as_ptr()) } != 0 {
+                Self::show_to_collector(slf);
+            }
+            return Ok(value.clone_ref(py));
         }
         drop(gathered);
-        Ok(self.list(py)?.into_any().unbind())
+        if this.call.single() {
+            return Ok(py.None());
+        }
+        Ok(this.list(py)?.into_any().unbind())
     }
 
     fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -170,7 +217,7 @@ impl Outcome {
             if !self.call.single() {
                 self.gather(py)?; // decode while the workers go on
             }
-            let wish = if self.call.watched.load(bireme_shm::prim::Ordering::Acquire) {
+            let wish = if self.call.watched.load(Ordering::Acquire) {
                 Wish::Any
             } else {
                 self.call.wish()
@@ -195,6 +242,19 @@ impl Outcome {
     }
 }
 
+/// As `object.__setattr__` does, or `__delattr__` if `value` is null.
+fn set_attribute(
+    outcome: &Bound<'_, Outcome>,
+    name: &Bound<'_, PyAny>,
+    value: *mut pyo3::ffi::PyObject,
+) -> PyResult<()> {
+    // SAFETY: live objects, or null for the value.
+    match unsafe { pyo3::ffi::PyObject_GenericSetAttr(outcome.as_ptr(), name.as_ptr(), value) } {
+        0 => Ok(()),
+        _ => Err(PyErr::fetch(outcome.py())),
+    }
+}
+
 fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout else {
         return Ok(None);
@@ -213,8 +273,33 @@ fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
 #[pymethods]
 impl Outcome {
     #[new]
-    fn py_new(handle: &Bound<'_, crate::client::Handle>) -> Self {
-        handle.get().outcome(handle.py())
+    fn new() -> PyResult<Self> {
+        let Some(Origin { core, call, named }) = ORIGIN.take() else {
+            return Err(PyTypeError::new_err(
+                "results are made by the calls of a pool, as apply_async()",
+            ));
+        };
+        Ok(Self {
+            call,
+            core,
+            named,
+            gathered: Mutex::default(),
+            decoded: Condvar::new(),
+            hidden: AtomicBool::new(false),
+        })
+    }
+
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        Self::show_to_collector(slf);
+        set_attribute(slf, name, value.as_ptr())
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<()> {
+        set_attribute(slf, name, std::ptr::null_mut())
     }
 
     /// A caught exception's traceback may lead back here: the collector must see through.
@@ -256,22 +341,23 @@ impl Outcome {
 
     /// Wait at most `timeout` seconds and give the value, or raise what the call raised.
     #[pyo3(signature = (timeout=None))]
-    fn get(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn get(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let (this, py) = (slf.get(), slf.py());
         let _inside = Inside::enter(py);
-        if !self.call.is_done() {
-            self.core.check_owner(py)?;
-            if !self.wait_done(py, timeout)? {
+        if !this.call.is_done() {
+            this.core.check_owner(py)?;
+            if !this.wait_done(py, timeout)? {
                 return Err(raise(
-                    &self.core.faces.bind(py).call_method0("wait_timed_out")?,
+                    &this.core.faces.bind(py).call_method0("wait_timed_out")?,
                 ));
             }
         }
-        self.value(py)
+        Self::value(slf)
     }
 
     /// The value of an ended call that may still be waiting for its callback, or raise what it raised.
-    fn _value(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.value(py)
+    fn _value(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::value(slf)
     }
 
     /// Whether the ended call raised nothing.

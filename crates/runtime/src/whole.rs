@@ -132,6 +132,9 @@ impl Wholes {
 
     /// Make a whole of `len` bytes.
     ///
+    /// Its segment is a little larger, so that it fits the next payload of about that size: the same array
+    /// with other arguments beside it. The kernel gives no memory to what is not used.
+    ///
     /// `lives` tells of a worker, by its serial number, whether it lives; `trim` gives back what
     /// else of the budget is not in use.
     pub(crate) fn make(
@@ -149,17 +152,18 @@ impl Wholes {
             needed: len,
             source,
         };
+        let room = len + len / 64;
         let pages = if let Some(mut warm) = self.warm(len, lives) {
             warm.segment = Arc::new(warm.segment.renamed(id).map_err(refused)?);
             warm
         } else {
-            if share.grow(len).is_err() {
+            if share.grow(room).is_err() {
                 self.resting.clear();
                 trim();
-                share.reserve(len)?;
+                share.reserve(room)?;
             }
-            let segment = Segment::create(id, len + HEADER_BYTES).map_err(|source| {
-                share.shrink(len);
+            let segment = Segment::create(id, room + HEADER_BYTES).map_err(|source| {
+                share.shrink(room);
                 refused(source)
             })?;
             let segment = Arc::new(segment);

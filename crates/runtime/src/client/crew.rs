@@ -109,24 +109,12 @@ impl<T: Ticket> Shared<T> {
                     None
                 }
                 Action::Break(reason) => {
-                    let broken = match reason {
-                        BreakReason::Initializer => {
-                            Broken::Initializer(state.initializer_error.clone().unwrap_or_default())
-                        }
-                        BreakReason::Crashed => Broken::InitializerDied(state.last_death.clone()),
-                        BreakReason::Unserved => Broken::WorkersDie(state.last_death.clone()),
-                        BreakReason::Refused => Broken::Template(state.last_death.clone()),
-                    };
+                    let broken = why_broken(state, reason);
                     self.abandon(state, broken);
                     None
                 }
                 Action::Starve(reason) => {
-                    let fate = state.template_fate.take();
-                    let broken = match (reason, fate) {
-                        (Shortage::Killed, _) => Broken::KilledUnborn(state.last_death.clone()),
-                        (Shortage::Template, Some(fate)) => Broken::Template(fate),
-                        _ => Broken::CannotStart(state.last_death.clone()),
-                    };
+                    let broken = why_starved(state, reason);
                     self.give_up(state, &Arc::new(broken));
                     None
                 }
@@ -461,6 +449,27 @@ impl<T: Ticket> Shared<T> {
         let births = state.births.iter().flat_map(|(_, birth)| birth.fds());
         fds.extend(births.map(|fd| fd.as_raw_fd()));
         fds
+    }
+}
+
+fn why_broken<T>(state: &State<T>, reason: BreakReason) -> Broken {
+    let last_death = state.last_death.clone();
+    match reason {
+        BreakReason::Initializer => {
+            Broken::Initializer(state.initializer_error.clone().unwrap_or_default())
+        }
+        BreakReason::Crashed => Broken::InitializerDied(last_death),
+        BreakReason::Unserved => Broken::WorkersDie(last_death),
+        BreakReason::Refused => Broken::Template(last_death),
+    }
+}
+
+fn why_starved<T>(state: &mut State<T>, reason: Shortage) -> Broken {
+    let last_death = state.last_death.clone();
+    match (reason, state.template_fate.take()) {
+        (Shortage::Killed, _) => Broken::KilledUnborn(last_death),
+        (Shortage::Template, Some(fate)) => Broken::Template(fate),
+        (Shortage::Template | Shortage::Resource, _) => Broken::CannotStart(last_death),
     }
 }
 

@@ -38,5 +38,8 @@ pub fn spin_hint() {
 /// Id of the calling thread.
 #[cfg(not(loom))]
 pub fn current_thread() -> std::thread::ThreadId {
-    std::thread::current().id()
+    thread_local! {
+        static ME: std::thread::ThreadId = std::thread::current().id();
+    }
+    ME.with(|me| *me)
 }
