@@ -92,7 +92,7 @@ def map(
     take less time there than elsewhere: with a pool at hand that is a fraction of a millisecond.
     The first pool is started, while items go on here, once they promise enough work for it: of
     what takes less than about 0.1 s all runs here, of more than that some hundredths of a second.
-    A crash there is the caller's. The prediction is made anew every 50 microseconds at first and
+    A crash there is the caller's. The prediction is made anew every 150 microseconds at first and
     0.3 ms later, or after each item that takes longer.
 
     *The shared pool* is started at first need and dropped when it was idle for 30 seconds, and at

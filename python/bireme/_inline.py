@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bireme._source import Source
 
 # A slice is predicted to take so long; what happens between two costs about 3 % of that.
-_SLICE_S = 50e-6
+_SLICE_S = 150e-6
 _MOST_ITEMS = 4096
 _GROWTH = 16  # from one slice to the next, at most
 _CAREFUL_GROWTH = 2  # where nothing is known of how many items there are
