@@ -55,6 +55,13 @@ def _is_in_a_frame_of_its_error(pool):
     return result
 
 
+def _is_known_to_its_callback(pool):
+    results = []
+    results.append(pool.apply_async(tasks.square, (3,), callback=results.append))
+    assert results[0].get(GENEROUS) == 9
+    return results[0]
+
+
 def _is_known_to_its_function(pool):
     result = None
 
@@ -72,6 +79,7 @@ def _is_known_to_its_function(pool):
         _is_in_its_own_value,
         _is_its_own_attribute,
         _is_in_a_frame_of_its_error,
+        _is_known_to_its_callback,
         _is_known_to_its_function,
     ],
 )

@@ -180,7 +180,7 @@ impl Client {
         let (kind, payload, shared) = core.place(py, &encoded, retries == 0, None)?;
         let call = Call::new(1, true, index, options.timeout_ns, retry_timeouts);
         let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
-        if is_plain {
+        if is_plain && !watched {
             Outcome::hide_from_collector(&result);
         }
         let task = options.task(&reference, (kind | what, payload, shared), 0..1, index);
