@@ -109,8 +109,7 @@ class _Class:
         self.skeleton, self.state = skeleton.payload, state
         self.needs = Needs()
         for stream in (skeleton, state):
-            self.needs.units.update(stream.needs.units)
-            self.needs.names.update(stream.needs.names)
+            self.needs.update(stream.needs)
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
 
@@ -194,7 +193,7 @@ class Sender:
 
     def bundle(self, needs: Needs) -> Bundle:
         """Make the preamble for some needs and everything these need in turn."""
-        if not needs.units and not needs.names:
+        if not needs.units and not needs.names and not needs.inherited:
             return _EMPTY
         names: dict[tuple[str, str], _Name] = {}
         classes: dict[str, _Class] = {}
@@ -210,7 +209,7 @@ class Sender:
                     classes[uid] = self._classes[uid]
                     classes[uid].update(self.rules)
                     todo.append(classes[uid].needs)
-            for key, (space, optional) in more.names.items():
+            for key, (space, optional) in {**more.names, **more.changed()}.items():
                 if key in names or key in absent:
                     continue
                 if key[1] not in space.variables and not self._may_have(space, key):

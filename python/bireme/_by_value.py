@@ -64,13 +64,30 @@ class Needs:
     names : dict
         By (namespace label, name): the namespace, and whether the name may be
         left out if its value cannot be pickled.
+    inherited : dict
+        As `names`, those that the peer has by inheritance, as long as the value is the same.
     """
 
-    __slots__ = ("names", "units")
+    __slots__ = ("inherited", "names", "units")
 
     def __init__(self) -> None:
         self.units: dict[str, type] = {}
         self.names: dict[tuple[str, str], tuple[Namespace, bool]] = {}
+        self.inherited: dict[tuple[str, str], tuple[Namespace, bool]] = {}
+
+    def update(self, others: Needs) -> None:
+        """Take in what else is needed."""
+        self.units.update(others.units)
+        self.names.update(others.names)
+        self.inherited.update(others.inherited)
+
+    def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
+        """Return those of `inherited` that have another value now."""
+        return {
+            key: (space, optional)
+            for key, (space, optional) in self.inherited.items()
+            if space.sends(key[1], space.variables.get(key[1], ABSENT))
+        }
 
     def keys(self) -> frozenset[Any]:
         """Return what names these needs."""
@@ -238,8 +255,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             for name in global_names(code)[0]:
                 value = space.variables.get(name, ABSENT)
                 # One that is not there may have been, or may come: see `Sender.bundle`.
-                if space.sends(name, value):
-                    self.needs.names[space.label, name] = (space, False)
+                names = self.needs.names if space.sends(name, value) else self.needs.inherited
+                names[space.label, name] = (space, False)
                 if value is not ABSENT:
                     values.append(value)
         return (slots, fn.__dict__, filled, _submodules(code, values))

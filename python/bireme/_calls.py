@@ -143,9 +143,12 @@ class Call:
         source = Source(self.local() if self.stays else self.fn, iterables, star)
         shown = None
         if progress:
+            _checks.flag("progress", progress)
             from bireme._progress import bar
 
             shown = bar(source.total)
+        if explain:
+            _checks.flag("explain", explain)
         if self.decides:
             start_s = _shared_pool.start_s()
             start = self._start_pool if start_s else None

@@ -30,6 +30,8 @@ def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
         number = index(value)
     except TypeError:
         refuse(TypeError, name, wanted, value)
+    if number > MOST:
+        wanted = f"an int from {least} to {most}"
     if not least <= number <= most:
         refuse(ValueError, name, wanted, value)
     return number
@@ -47,6 +49,22 @@ def seconds(name: str, value: Any) -> float | None:
     except OverflowError:
         number = float("inf")
     if not 0 < number < MOST:
+        refuse(ValueError, name, wanted, value)
+    return number
+
+
+def wait(name: str, value: Any) -> float | None:
+    """Give `value` as seconds to wait, or `None` as it is; what is below zero is no time at all."""
+    if value is None:
+        return None
+    wanted = "a number of seconds or None"
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        refuse(TypeError, name, wanted, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    if number != number:
         refuse(ValueError, name, wanted, value)
     return number
 

@@ -88,7 +88,7 @@ class Client:
         retries: int = 0,
         seed: int | None = None,
         retry_timeouts: bool = False,
-        name: str | None = None,
+        name: Any = None,
         index: int = 0,
     ) -> Any: ...
     def map(
@@ -103,7 +103,7 @@ class Client:
         retries: int = 0,
         seed: int | None = None,
         retry_timeouts: bool = False,
-        name: str | None = None,
+        name: Any = None,
         base: int = 0,
     ) -> Any: ...
     def born(self, row: int, pid: int | None, errno: int) -> None: ...

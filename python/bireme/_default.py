@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bireme import _checks
 from bireme._calls import Call, LocalIterator
 from bireme._submit import check_buffersize, check_chunksize, start_imap
 
@@ -222,13 +223,15 @@ def imap(
     options = _options(seed, task_timeout, retries, retry_on)
     call = Call("imap", fn, workers, inline, (start_method, initializer, initargs), options)
     star = len(iterables) > 1
+    for index, iterable in enumerate(iterables):
+        _checks.items(f"iterables[{index}]", iterable)
     items: Iterable[Any] = zip(*iterables, strict=False) if star else iterables[0]
     if call.stays:
         check_chunksize(chunksize)
         check_buffersize(buffersize)
         return LocalIterator(call, items, star, progress)
     if progress:
-        call.options["progress"] = True
+        call.options["progress"] = _checks.flag("progress", progress)
     return start_imap(
         call.pool(), fn, items, chunksize, buffersize, True, call.options, star, reads_here=True
     )

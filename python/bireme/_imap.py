@@ -16,6 +16,7 @@ import time
 from _thread import RLock
 from collections import deque
 
+from bireme import _checks
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
@@ -123,6 +124,7 @@ class ItemIterator:
         self._bar: Any = None
         # Once `False`, nothing is added to what was submitted and to `_failures`.
         self.feeding = True
+        self._abandoned = False
 
     def start(self, progress: bool, reader: bool) -> None:
         """Submit the first chunks.
@@ -178,17 +180,18 @@ class ItemIterator:
 
     def take_in(self, chunk: list[Any], error: BaseException | None) -> None:
         """Submit what was read; what the input raised is delivered instead of its last chunk."""
+        if not self.feeding:  # closed or terminated meanwhile
+            return
         if error is not None:
             self._failures.append(error)
-        if chunk and self.feeding:
-            self._running.append(self._submit(chunk))
-            self._sent += len(chunk)
-        if not self.feeding:  # closed meanwhile
+        if chunk:
+            self._submit(chunk)
+        if self._abandoned:
             self._abandon(running=False)
         elif len(chunk) < self.chunksize:
             self._end_of_input()
 
-    def _submit(self, chunk: list[Any]) -> _Chunk:
+    def _submit(self, chunk: list[Any]) -> None:
         try:
             outcome: _core.Outcome = self._client.map(
                 AsyncResult,
@@ -199,9 +202,17 @@ class ItemIterator:
                 base=self._sent,
                 **self._settings,
             )
-        except Exception as error:  # it cannot travel: that is its outcome
-            return _Chunk(len(chunk), None, error)
-        return _Chunk(len(chunk), outcome)
+        except Exception as error:
+            if not self.feeding:  # the pool was terminated just then, and has said so
+                return
+            if len(chunk) > 1:  # one of them cannot travel
+                for item in chunk:
+                    self._submit([item])
+                return
+            self._running.append(_Chunk(1, None, error))
+        else:
+            self._running.append(_Chunk(len(chunk), outcome))
+        self._sent += len(chunk)
 
     def _end_of_input(self) -> None:
         self.feeding = False
@@ -232,12 +243,25 @@ class ItemIterator:
             if self.feeding:
                 self._await_input(None)
 
+    def terminate(self) -> None:
+        """Read no more of the input: its pool is terminated. After what was submitted, that is raised."""
+        if self.feeding:
+            self.feeding = False
+            if self._total is None or self._sent < self._total:
+                from bireme import errors
+
+                self._failures.append(
+                    errors.CancelledError(
+                        "the pool was terminated before all of the input was read"
+                    )
+                )
+
     def close(self) -> None:
         """Read no more of the input and take back what no worker has begun."""
         self._abandon(running=False)
 
     def _abandon(self, running: bool) -> None:
-        self.feeding = False
+        self.feeding, self._abandoned = False, True
         while self._running:
             try:
                 chunk = self._running.pop()
@@ -279,7 +303,9 @@ class ItemIterator:
         -----
         Any thread may call it. Each result is given once, those of `imap` in order.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _checks.wait("timeout", timeout)
+        if deadline is not None:
+            deadline += time.monotonic()
         try:
             ok, value = self._take(deadline)
         except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 import traceback
 
 from bireme import _core
@@ -27,12 +28,15 @@ class Forwarder(logging.Handler):
         Takes the encoded record.
     worker : int
         Number of this worker; records get it as ``record.worker``.
+    name : str
+        What `multiprocessing` calls this process, or would if it were loaded.
     """
 
-    def __init__(self, send: Callable[[bytes], None], worker: int) -> None:
+    def __init__(self, send: Callable[[bytes], None], worker: int, name: str) -> None:
         super().__init__()
         self._send = send
         self._worker = worker
+        self._process_name = name
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send `record`; its arguments and exception become text first."""
@@ -45,6 +49,8 @@ class Forwarder(logging.Handler):
             task = _core.current_task()
             fields["task"], fields["item"] = (None, None) if task is None else task[:2]
             fields["worker"] = self._worker
+            if "multiprocessing" not in sys.modules and logging.logMultiprocessing:
+                fields["processName"] = self._process_name
             try:
                 data = pickle.dumps(fields, 5)
             except Exception:  # extra= fields that do not pickle
@@ -93,7 +99,10 @@ def _loggers() -> list[logging.Logger]:
 
 
 def install(
-    send: Callable[[bytes], None], worker: int, levels: tuple[int, dict[str, int]] | None
+    send: Callable[[bytes], None],
+    worker: int,
+    name: str,
+    levels: tuple[int, dict[str, int]] | None,
 ) -> None:
     """Let every record of this worker travel to the owner, whose loggers filter and handle it."""
     root = logging.getLogger()
@@ -101,7 +110,7 @@ def install(
         logger.handlers.clear()
         logger.filters.clear()
         logger.propagate = True
-    root.addHandler(Forwarder(send, worker))
+    root.addHandler(Forwarder(send, worker, name))
     if levels is None:
         return
     disabled, of_loggers = levels

@@ -49,6 +49,11 @@ def be_worker(serial: int, owner: int, captured: dict[str, Any], forked: bool) -
         util._run_after_forkers()
 
 
+def worker_name() -> str:
+    """Give this worker's name, as `multiprocessing.current_process` does."""
+    return str(_facts["name"])
+
+
 def _set(process: ModuleType) -> None:
     current = process.current_process()
     current.authkey = _facts["authkey"]

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 # Where the types are from of which the items are at hand: to read them waits for nobody.
 _MODULES_OF_STORED = ("builtins", "collections", "numpy")
 
+# Its branches share what they read, and two threads may not read it at a time.
+_TEE: type = type(itertools.tee(())[0])
+
 _at_work: list[tuple[int, str]] = []  # of each reader that has a thread: its process, its pool
 
 
 def may_wait(iterable: Any) -> bool:
     """Whether to read it may take long, or may wait for what becomes of the results."""
     kind = type(iterable)
+    if kind is _TEE:
+        return False
     return not hasattr(kind, "__len__") or kind.__module__ not in _MODULES_OF_STORED
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+from bireme import _checks
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +38,8 @@ class Source:
         self.taken = 0
         for iterable in iterables:
             if type(iterable) not in _SEQUENCES and not _is_array(iterable):
+                for index, other in enumerate(iterables):
+                    _checks.items(f"iterables[{index}]", other)
                 one = len(iterables) == 1
                 self._iterator = iter(iterables[0]) if one else zip(*iterables, strict=False)
                 return

@@ -28,6 +28,8 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     _checks.whole("retries", options.get("retries", 0), 0, 2**16 - 1)
     if options.get("seed") is not None:
         check_seed(options["seed"])
+    if options.get("progress"):
+        _checks.flag("progress", options["progress"])
     if not isinstance(options.get("name"), (str, type(None))):
         _checks.refuse(TypeError, "name", "a str or None", options["name"])
     return options
@@ -55,9 +57,11 @@ def _prepare(
     options = check_options(options)
     check_together(options)
     retries = options.get("retries", 0)
+    name: Any = options.get("name")
     if options.get("retry_on"):
         from bireme._retry import Retrying
 
+        name = name or func
         func = Retrying(func, options["retry_on"], retries)
     seed = options.get("seed")
     seed = pool._seed if seed is None else seed
@@ -66,7 +70,7 @@ def _prepare(
         "retries": retries,
         "seed": seed,
         "retry_timeouts": _names_timeout(options.get("retry_on", ())),
-        "name": options.get("name"),
+        "name": name,
     }
 
 
@@ -139,7 +143,7 @@ def _factory(callback: Any, error_callback: Any, shown: Any = None) -> tuple[Any
 
 def _sequence(iterable: Any) -> Any:
     """Give the items as something that has a length and slices."""
-    if isinstance(iterable, (list, range)):
+    if type(iterable) in (list, range):  # a subclass may give other items than it holds
         return iterable
     numpy = sys.modules.get("numpy")
     if (
@@ -202,6 +206,7 @@ def run_map(
     """Submit a map and wait for it; who waits moves the bar, if there is to be one."""
     if not options.get("progress"):
         return finish(submit_map(pool, func, iterable, chunksize, star, options))  # type: ignore[no-any-return]
+    _checks.flag("progress", options["progress"])
     from bireme._progress import bar
 
     items, options = _sequence(iterable), {**options, "progress": False}

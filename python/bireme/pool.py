@@ -111,7 +111,7 @@ class Pool:
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
+        initargs: Iterable[Any] | None = (),
         maxtasksperchild: Any = None,
         context: Any = None,
         *,
@@ -126,7 +126,8 @@ class Pool:
         self._client: _core.Client | None = None
         self.processes = worker_count(processes)
         _checks.function("initializer", initializer, optional=True)
-        _checks.items("initargs", initargs)
+        if initargs is not None or initializer is not None:  # as the standard one does
+            _checks.items("initargs", initargs)
         if maxtasksperchild is not None and (
             not isinstance(maxtasksperchild, int) or not 0 < maxtasksperchild < 2**32
         ):  # a ValueError whatever it is, as the standard one gives
@@ -149,7 +150,7 @@ class Pool:
             self.processes,
             start_method_of(start_method, context),
             initializer,
-            tuple(initargs),
+            tuple(initargs or ()),
             forward_output,
         )
         self.start_method = boot.start_method
@@ -383,6 +384,8 @@ class Pool:
         """End the workers now. What has not ended raises `CancelledError`."""
         self._check_owner()
         self._accept_no_more()
+        for feed in list(self._feeds):
+            feed.terminate()
         if self._client is not None:
             self._client.terminate()
 

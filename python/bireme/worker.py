@@ -204,7 +204,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     if levels is not None or "logging" in sys.modules:
         from bireme import _logs
 
-        _logs.install(core.log, core.row, levels)
+        _logs.install(core.log, core.row, _multiprocessing.worker_name(), levels)
     _watch_forks(hooks)
     if heritage is not None or boot["initializer"] is not None:
         try:

@@ -10,6 +10,7 @@ import bireme
 from tests.integration import tasks
 
 HUGE = 2**80
+NAN = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,19 @@ CALLS = [
     (lambda pool: bireme.map(abs, [1], retries=""), TypeError, "retries"),
     (lambda pool: bireme.imap(abs, [1], buffersize="a", inline=True), TypeError, "buffersize"),
     (lambda pool: bireme.refresh(5), TypeError, "fn"),
+    (lambda pool: bireme.map(abs, None), TypeError, r"iterables\[0\]"),
+    (lambda pool: bireme.map(pow, [1], None), TypeError, r"iterables\[1\]"),
+    (lambda pool: bireme.starmap(pow, None), TypeError, r"iterables\[0\]"),
+    (lambda pool: bireme.imap(pow, [1], 5), TypeError, r"iterables\[1\]"),
+    (lambda pool: bireme.imap(abs, None, inline=True), TypeError, r"iterables\[0\]"),
+    (lambda pool: bireme.map(abs, [1], progress="x"), TypeError, "progress"),
+    (lambda pool: bireme.map(abs, [1], explain="x"), TypeError, "explain"),
+    (lambda pool: pool.map(abs, [1], progress="x"), TypeError, "progress"),
+    (lambda pool: pool.apply_async(tasks.slow, (1, 0.2)).get("a"), TypeError, "timeout"),
+    (lambda pool: pool.apply_async(tasks.slow, (1, 0.2)).wait([]), TypeError, "timeout"),
+    (lambda pool: pool.apply_async(tasks.slow, (1, 0.2)).get(NAN), ValueError, "timeout"),
+    (lambda pool: pool.imap(abs, [1]).next("a"), TypeError, "timeout"),
+    (lambda pool: pool.imap(abs, [1]).next(NAN), ValueError, "timeout"),
 ]
 
 

@@ -180,3 +180,25 @@ def test_a_large_captured_array_crosses_once_a_worker(shared_pool):
 
     assert shared_pool.map(pick, range(500), 1) == [float(i) for i in range(500)]
     assert [shared_pool.apply(pick, (i,)) for i in range(100)] == [float(i) for i in range(100)]
+
+
+@pytest.mark.parametrize("how", ["def", "lambda", "method"])
+def test_a_fork_sees_globals_that_changed_since(run_script, how):
+    """Also through a function that was defined, and sent, after the fork."""
+    make = {
+        "def": "def f(x): return x * G",
+        "lambda": "f = lambda x: x * G",
+        "method": "class C:\n            def f(self, x): return x * G\n        f = C().f",
+    }[how]
+    run_script(f"""
+        import bireme
+
+        G = 5
+        pool = bireme.Pool(1, start_method="fork")
+        {make}
+        assert pool.map(f, [1, 2]) == [5, 10]
+        G = 7
+        assert pool.map(f, [1, 2]) == [7, 14]
+        assert pool.apply(f, (1,)) == 7
+        pool.terminate()
+    """).check()

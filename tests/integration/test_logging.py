@@ -52,6 +52,34 @@ def test_a_record_tells_task_and_worker(make_pool, records):
     assert all(any(k.endswith("worker") for k in t) for t in told), told
 
 
+def test_the_process_name_is_the_workers(run_script, start_method):
+    """Whether or not anything has imported `multiprocessing` there."""
+    run_script(
+        """
+        import logging, sys
+        import bireme
+
+        names = []
+
+        class Collector(logging.Handler):
+            def emit(self, record):
+                names.append(record.processName)
+
+        def log(load):
+            if load:
+                import multiprocessing
+            logging.warning("hello")
+
+        if __name__ == "__main__":
+            logging.getLogger().addHandler(Collector())
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                pool.map(log, [False, True, False], 1)
+            assert names == ["BiremePoolWorker-1"] * 3, names
+        """,
+        args=[start_method],
+    ).check()
+
+
 def test_levels_are_those_of_the_caller(start_method, make_pool, records):
     logger = logging.getLogger("tests.tasks")
     before = logger.level

@@ -18,6 +18,7 @@ import pytest
 import bireme
 from tests.integration import tasks
 from tests.support.scripts import WITH_TASKS
+from tests.support.waiting import GENEROUS
 
 
 def test_signatures_agree_with_the_standard_pool():
@@ -322,3 +323,32 @@ def test_names_pids_statistics(make_pool):
     statistics = pool.statistics()
     assert statistics
     assert all(isinstance(key, str) for key in statistics)
+
+
+class _Loaded(list):
+    """A list that makes its items when they are read."""
+
+    def __iter__(self):
+        return (f"loaded {item}" for item in super().__iter__())
+
+    def __getitem__(self, index):
+        raise TypeError("no slices")
+
+
+def test_a_list_of_another_kind_is_iterated_over(shared_pool):
+    loaded = _Loaded(["a", "b", "c"])
+    expected = ["LOADED A", "LOADED B", "LOADED C"]
+    assert shared_pool.map(str.upper, loaded) == expected
+    assert shared_pool.map_async(str.upper, loaded, 1).get(GENEROUS) == expected
+    assert list(shared_pool.imap(str.upper, loaded)) == expected
+
+
+def test_no_initializer_needs_no_initargs():
+    bireme.Pool(1, None, None).terminate()
+
+
+def test_an_error_after_retries_names_the_function(shared_pool):
+    with pytest.raises(bireme.TaskTimeoutError, match=r"(?<!partial of )tests\.\S+\.slow"):
+        shared_pool.map(
+            tasks.slow_hour, [1], 1, task_timeout=0.2, retries=1, retry_on=bireme.TaskTimeoutError
+        )

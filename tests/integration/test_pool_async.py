@@ -39,6 +39,12 @@ def _is_in_its_own_value(pool):
     return result
 
 
+def _is_in_a_value_that_held_nothing(pool):
+    result = pool.apply_async(tasks.identity, ({"a": "x"},))
+    result.get(GENEROUS)["handle"] = result
+    return result
+
+
 def _is_its_own_attribute(pool):
     result = pool.apply_async(tasks.square, (3,))
     result.me = result
@@ -77,6 +83,7 @@ def _is_known_to_its_function(pool):
     "make",
     [
         _is_in_its_own_value,
+        _is_in_a_value_that_held_nothing,
         _is_its_own_attribute,
         _is_in_a_frame_of_its_error,
         _is_known_to_its_callback,

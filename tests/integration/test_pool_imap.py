@@ -234,6 +234,64 @@ def test_lazy_maps_that_are_dropped_while_their_input_waits(pool):
     items.put(0)
 
 
+@pytest.mark.parametrize("kind", ["endless", "slow", "list", "blocked"])
+def test_terminate_ends_the_reading(pool, kind):
+    """What was submitted has an outcome, the rest of the input is said to be unread, and `join` returns."""
+    items: queue.Queue[int] = queue.Queue()
+    inputs = {
+        "endless": itertools.count(),
+        "slow": (time.sleep(0.1) for _ in itertools.count()),
+        "list": list(range(100_000)),
+        "blocked": iter(items.get, 0),
+    }
+    it = pool.imap(tasks.identity, inputs[kind])
+    pool.terminate()
+    pool.join()
+    with pytest.raises(bireme.CancelledError):
+        for _ in it:
+            pass
+    for _ in range(100):
+        try:
+            next(it)
+        except StopIteration:
+            break
+        except bireme.CancelledError:
+            pass
+    else:
+        raise AssertionError("it is endless")
+    items.put(0)
+
+
+def test_results_outlive_the_pool(make_pool):
+    with make_pool(2) as pool:
+        whole, part = pool.imap(tasks.square, range(8)), pool.imap(tasks.square, range(100))
+        assert poll(lambda: pool.statistics()["outstanding"] == 0)
+    assert list(whole) == [x * x for x in range(8)]
+    assert list(itertools.islice(part, 8)) == [x * x for x in range(8)]
+    with pytest.raises(bireme.CancelledError, match="before all of the input was read"):
+        next(part)
+    with pytest.raises(StopIteration):
+        next(part)
+
+
+def test_branches_of_a_tee(shared_pool):
+    first, second = itertools.tee(x for x in range(300) if time.sleep(0.0001) is None)
+    pairs = zip(
+        shared_pool.imap(tasks.square, first), shared_pool.imap(tasks.square, second), strict=True
+    )
+    assert list(pairs) == [(x * x, x * x) for x in range(300)]
+
+
+def test_one_item_of_a_chunk_cannot_travel(imap):
+    it, outcomes = imap(tasks.identity, [1, (x for x in []), 3], 3), []
+    for _ in range(3):
+        try:
+            outcomes.append(next(it))
+        except bireme.PicklingError:
+            outcomes.append(2)
+    assert sorted(outcomes) == [1, 2, 3]
+
+
 def test_no_thread_for_the_reader(run_script):
     """It is said, nothing is lost, and the iterator goes on when there may be threads again."""
     run_script("""

@@ -76,7 +76,7 @@ impl Outcome {
     }
 
     /// Spare the garbage collector the way through a fresh outcome, as long as it can be in no cycle: its function is
-    /// a module's, it has no attributes, and what it holds holds nothing. Thousands may be pending.
+    /// a module's, it has no attributes (but by way of its `__dict__`), and what it holds can hold nothing. Thousands may be pending.
     pub(crate) fn hide_from_collector(outcome: &Bound<'_, PyAny>) {
         if let Ok(this) = outcome.cast::<Self>() {
             this.get().hidden.store(true, Ordering::Relaxed); // RELAXED, as below: under the GIL
@@ -179,8 +179,10 @@ impl Outcome {
             return Err(raise(error.bind(py)));
         }
         if let Some(value) = &gathered.value {
-            // SAFETY: a live object.
-            if unsafe { pyo3::ffi::PyObject_GC_IsTracked(value.as_ptr()) } != 0 {
+            // Also if it holds nothing yet: a dict of numbers may be given anything later.
+            // SAFETY: the type of a live object.
+            let flags = unsafe { pyo3::ffi::PyType_GetFlags(pyo3::ffi::Py_TYPE(value.as_ptr())) };
+            if flags & pyo3::ffi::Py_TPFLAGS_HAVE_GC != 0 {
                 Self::show_to_collector(slf);
             }
             return Ok(value.clone_ref(py));
@@ -207,8 +209,8 @@ impl Outcome {
     }
 
     /// Wait for the end; `false` when the time is over.
-    fn wait_done(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = deadline(timeout)?;
+    fn wait_done(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let deadline = timeout.map_or(Ok(None), deadline)?;
         loop {
             self.core.drain(py)?;
             if self.call.is_done() {
@@ -255,13 +257,16 @@ fn set_attribute(
     }
 }
 
-fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
-    let Some(seconds) = timeout else {
-        return Ok(None);
+fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {
+    let Ok(seconds) = timeout.extract::<f64>() else {
+        return Err(PyTypeError::new_err(format!(
+            "timeout must be a number of seconds or None, got {}",
+            timeout.repr()?
+        )));
     };
     if seconds.is_nan() {
         return Err(PyValueError::new_err(
-            "timeout must be a number of seconds, not NaN",
+            "timeout must be a number of seconds or None, got nan",
         ));
     }
     // A limit beyond what the clock can count is none.
@@ -323,7 +328,7 @@ impl Outcome {
 
     /// Wait at most `timeout` seconds for the end.
     #[pyo3(signature = (timeout=None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+    fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         self.wait_done(py, timeout).map(drop)
@@ -341,7 +346,7 @@ impl Outcome {
 
     /// Wait at most `timeout` seconds and give the value, or raise what the call raised.
     #[pyo3(signature = (timeout=None))]
-    fn get(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+    fn get(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
         let (this, py) = (slf.get(), slf.py());
         let _inside = Inside::enter(py);
         if !this.call.is_done() {
