@@ -150,7 +150,7 @@ class Pool:
             self.processes,
             start_method_of(start_method, context),
             initializer,
-            tuple(initargs or ()),
+            () if initargs is None else tuple(initargs),
             forward_output,
         )
         self.start_method = boot.start_method
