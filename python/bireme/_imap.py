@@ -12,6 +12,7 @@ for what they do: it has a reader of its own.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from _thread import RLock
 from collections import deque
@@ -91,6 +92,8 @@ class ItemIterator:
     Threads may share the iterator: each result is given to one of them.
     """
 
+    feeding = False  # until it is made
+
     def __init__(
         self,
         pool: Pool,
@@ -125,6 +128,11 @@ class ItemIterator:
         # Once `False`, nothing is added to what was submitted and to `_failures`.
         self.feeding = True
         self._abandoned = False
+
+    def __del__(self) -> None:
+        if self.feeding and not sys.is_finalizing():
+            self.feeding = False
+            self._pool._close_if_fed()
 
     def start(self, progress: bool, reader: bool) -> None:
         """Submit the first chunks.

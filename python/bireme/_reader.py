@@ -85,11 +85,11 @@ class Reader:
             raise resource_error(f"the input cannot be read: {failure}") from failure
 
     def _run(self) -> None:
+        self._asked = False
         while self._at_it.acquire(False):
             self._thread = get_ident()
             entry = os.getpid(), self._pool
             _at_work.append(entry)
-            self._asked = False
             while self._read_on():
                 pass
             _at_work.remove(entry)

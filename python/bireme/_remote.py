@@ -173,7 +173,7 @@ class Remote:
                     error = self._encoder.loads_result(payload, buffers)
                 else:
                     error = pickle.loads(body)
-            except BaseException as failure:
+            except Exception as failure:
                 reason = f"unpickling it raised {failure!r}"
         if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
             reason = "raised here it would end more than this task"
@@ -222,17 +222,18 @@ class Remote:
             which = function_name(named)
         if not single and index is not None:
             which += f" on item {index}"
+        with _room():
+            kind = errors.CancelledError if limit is None else errors.TaskTimeoutError
         if limit is None:
-            return errors.CancelledError(f"{which} was cancelled")
-        error = errors.TaskTimeoutError(
-            f"{which} ran longer than its task_timeout of {limit:g} s, and was stopped"
-        )
+            return kind(f"{which} was cancelled")
+        error = kind(f"{which} ran longer than its task_timeout of {limit:g} s, and was stopped")
         error.add_note("hint: the time counts from the start of the item, not from its submission")
         return error
 
     def terminated(self) -> BaseException:
         """Make the exception for what had not ended when its pool was terminated."""
-        return errors.CancelledError("the pool was terminated before this task had ended")
+        with _room():
+            return errors.CancelledError("the pool was terminated before this task had ended")
 
     def initializer_failed(self, record: bytes) -> BaseException:
         """Make the exception for a pool whose initializer raised."""

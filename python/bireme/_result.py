@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 class AsyncResult(_core.Outcome):
     """The pending result of `Pool.apply_async`, `map_async` or `starmap_async`."""
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        return self._attributes()
+
     _callback: Callable[[Any], object] | None = None
     _error_callback: Callable[[BaseException], object] | None = None
 

@@ -165,7 +165,8 @@ def test_all_workers_die_at_once(make_pool):
     assert _is_whole(pool)
 
 
-def test_newborns_that_are_killed_do_not_break_the_pool(make_pool):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_newborns_that_are_killed_do_not_break_the_pool(make_pool, how):
     """However fast they are killed, every call ends; the pool is whole when that has ended."""
     pool, calm, ended = make_pool(2), threading.Event(), []
 
@@ -173,7 +174,7 @@ def test_newborns_that_are_killed_do_not_break_the_pool(make_pool):
         while not calm.is_set():
             for pid in pool.worker_pids():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, how)
             time.sleep(0.002)
 
     def call():
@@ -190,6 +191,8 @@ def test_newborns_that_are_killed_do_not_break_the_pool(make_pool):
     calm.set()
     killer.join()
     assert len(ended) == 3
+    with contextlib.suppress(bireme.WorkerDiedError):
+        pool.apply(tasks.square, (3,))  # the last one to be killed may be on its way still
     assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
 
 

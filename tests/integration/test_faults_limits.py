@@ -196,6 +196,37 @@ def test_a_pool_that_starved_of_descriptors_lives_again(run_script, start_method
     ).check()
 
 
+def test_a_result_that_cannot_be_told_now_is_told_later(run_script):
+    """What makes its exception needs a descriptor: without one nothing is lost."""
+    run_script("""
+        import resource, sys, time
+        import bireme
+
+        pool = bireme.Pool(1)
+        pool.apply(abs, (-1,))
+        single, several = pool.apply_async(time.sleep, (60,)), pool.map_async(time.sleep, [60, 60])
+        pool.terminate()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for result in (single, several):
+                for _ in range(2):
+                    try:
+                        result.get()
+                    except (OSError, bireme.BiremeError):
+                        continue
+                    raise AssertionError("it never ran")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for result in (single, several):
+            try:
+                result.get()
+            except bireme.CancelledError:
+                continue
+            raise AssertionError("it never ran")
+    """).check()
+
+
 def test_file_sizes_refused_in_a_living_pool(run_script):
     """A large transfer is refused by name; small ones, and the pool, go on."""
     run_script(

@@ -185,3 +185,43 @@ def test_other_signals_leave_nobody_either(start_method, number):
         result = script.wait(timeout=SOON)
         assert result.returncode == -number
         assert not result.survivors, result.describe()
+
+
+@pytest.mark.parametrize("call", ["apply_async(make)", "map_async(make_one, [1])"])
+def test_an_interrupt_while_a_result_is_unpickled(run_script, call):
+    """It is the caller's, and the result is still there."""
+    run_script(f"""
+        import os, signal
+        import bireme
+
+        OWNER, interrupts = os.getpid(), [signal.SIGINT]
+
+        class Slow:
+            def __setstate__(self, state):
+                self.first = state["first"]
+                if os.getpid() == OWNER and interrupts:
+                    os.kill(OWNER, interrupts.pop())
+                    for _ in range(1000):  # where the handler runs
+                        pass
+
+            def __init__(self, first):
+                self.first = first
+
+        def make():
+            return Slow(1)
+
+        def make_one(_):
+            return Slow(1)
+
+        with bireme.Pool(1) as pool:
+            result = pool.{call}
+            try:
+                result.get(30)
+            except KeyboardInterrupt:
+                pass
+            else:
+                raise AssertionError("where is the interrupt?")
+            value = result.get(30)
+            assert (value if isinstance(value, Slow) else value[0]).first == 1
+            assert pool.apply(abs, (-1,)) == 1
+    """).check()

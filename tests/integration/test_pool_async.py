@@ -52,6 +52,13 @@ def _is_its_own_attribute(pool):
     return result
 
 
+def _is_written_into_its_dict(pool):
+    result = pool.apply_async(tasks.square, (3,))
+    vars(result)["me"] = result
+    assert result.me is result
+    return result
+
+
 def _is_in_a_frame_of_its_error(pool):
     result = pool.apply_async(tasks.fail, (3,))
     try:
@@ -85,6 +92,7 @@ def _is_known_to_its_function(pool):
         _is_in_its_own_value,
         _is_in_a_value_that_held_nothing,
         _is_its_own_attribute,
+        _is_written_into_its_dict,
         _is_in_a_frame_of_its_error,
         _is_known_to_its_callback,
         _is_known_to_its_function,

@@ -274,6 +274,15 @@ def test_results_outlive_the_pool(make_pool):
         next(part)
 
 
+def test_a_closed_pool_ends_though_a_lazy_map_was_dropped(make_pool):
+    pool = make_pool(2)
+    it = pool.imap(tasks.square, itertools.count())
+    assert next(it) == 0
+    pool.close()
+    del it
+    assert poll(lambda: not pool.worker_pids())
+
+
 def test_branches_of_a_tee(shared_pool):
     first, second = itertools.tee(x for x in range(300) if time.sleep(0.0001) is None)
     pairs = zip(

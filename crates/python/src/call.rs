@@ -5,6 +5,7 @@ use crate::codec::{self, Arrived, form, result};
 use bireme_runtime::certificate::Certificate;
 use bireme_runtime::task::{Broken, Completion, Data, Outcome, StopReason};
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -219,6 +220,11 @@ impl Call {
         self.items - parts.missing - parts.cancelled
     }
 
+    /// Put back what could not be decoded now.
+    pub(crate) fn put_back(&self, parts: impl IntoIterator<Item = Part>) {
+        self.parts().arrived.splice(0..0, parts);
+    }
+
     /// Take what has arrived since the last time.
     pub(crate) fn take_parts(&self) -> Vec<Part> {
         std::mem::take(&mut self.parts().arrived)
@@ -243,51 +249,44 @@ impl Part {
     /// Decode into `out`, one item after the other, with the index of each in the call.
     ///
     /// `named` is what the errors call the task by, `errors` the Python object that makes exceptions out of what the kernel reports.
+    ///
+    /// An error is not the part's: the call was interrupted, by Ctrl-C for instance, and may be repeated.
     pub(crate) fn decode<'py>(
-        self,
+        &self,
         py: Python<'py>,
         call: &Call,
         named: &Bound<'py, PyAny>,
         errors: &Bound<'py, PyAny>,
         mut out: impl FnMut(u64, Item<'py>) -> PyResult<()>,
     ) -> PyResult<()> {
-        let Self { first, last, end } = self;
+        let (&first, &last) = (&self.first, &self.last);
         let (single, base) = (call.single, call.base);
-        let raised = |exception: PyResult<Bound<'py, PyAny>>| match exception {
-            Ok(exception) => Item::Raised(exception),
-            Err(error) => Item::Raised(error.into_value(py).into_bound(py).into_any()),
-        };
-        match end {
-            End::Value {
+        match &self.end {
+            &End::Value {
                 kind,
-                data,
+                ref data,
                 stop,
                 worker,
             } => {
-                let (bytes, hold): (&[u8], Option<Hold>);
-                let inline;
-                match data {
-                    Data::Inline(copied) => {
-                        inline = copied;
-                        (bytes, hold) = (&inline, None);
-                    }
+                let (bytes, hold): (&[u8], Option<Hold>) = match data {
+                    Data::Inline(bytes) => (bytes, None),
                     Data::Block(block) => {
                         let (start, len) = block.bytes();
                         // SAFETY: the block is this process's alone until the hold is dropped: its worker
                         // published it and writes it no more, and Python code reaches it only through
-                        // the buffers made below, after this slice was read.
-                        bytes = unsafe { std::slice::from_raw_parts(start, len) };
-                        hold = Some(Arc::new(*block));
+                        // the buffers made below, after this slice was read (or through those of a try
+                        // that was interrupted, which only its traceback has).
+                        let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+                        (bytes, Some(Arc::clone(block) as Hold))
                     }
-                }
+                };
                 let stop = stop.and_then(|reason| call.limit_s(reason));
                 let whole = no_value(errors, kind, bytes, &|record| {
                     let index = (!single).then_some(base + first);
                     (record, worker, stop, named, index)
                 });
                 if let Some(exception) = whole {
-                    let exception = exception
-                        .unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
+                    let exception = made(py, exception)?;
                     return (first..last)
                         .try_for_each(|index| out(index, Item::Raised(exception.clone())));
                 }
@@ -305,15 +304,19 @@ impl Part {
                             let pair: (bool, Bound<'py, PyAny>) = value.extract()?;
                             let item = match pair {
                                 (true, value) => Item::Value(value),
-                                (false, encoded) => raised(errors.call_method1(
-                                    "rebuild",
-                                    (encoded, worker, stop, named, base + index),
-                                )),
+                                (false, encoded) => Item::Raised(made(
+                                    py,
+                                    errors.call_method1(
+                                        "rebuild",
+                                        (encoded, worker, stop, named, base + index),
+                                    ),
+                                )?),
                             };
                             out(index, item)?;
                         }
                         Ok(())
                     }
+                    Err(error) if is_interrupt(py, &error) => Err(error),
                     Err(error) => {
                         let exception = errors
                             .call_method1("undecodable_result", (error.into_value(py), worker))?;
@@ -327,32 +330,44 @@ impl Part {
                 lost,
                 culprit,
             } => (first..last).try_for_each(|index| {
-                let fields = certificate_fields(py, &certificate)?;
-                out(
-                    index,
-                    raised(errors.call_method1(
-                        "worker_died",
-                        (fields, named, base + index, lost, culprit, single),
-                    )),
-                )
+                let fields = certificate_fields(py, certificate)?;
+                let exception = errors.call_method1(
+                    "worker_died",
+                    (fields, named, base + index, lost, culprit, single),
+                );
+                out(index, Item::Raised(made(py, exception)?))
             }),
             End::Stopped(reason) => (first..last).try_for_each(|index| {
-                let limit = call.limit_s(reason);
-                out(
-                    index,
-                    raised(errors.call_method1("stopped", (limit, base + index, single, named))),
-                )
+                let limit = call.limit_s(*reason);
+                let exception =
+                    errors.call_method1("stopped", (limit, base + index, single, named));
+                out(index, Item::Raised(made(py, exception)?))
             }),
             End::Unreachable(why) => {
                 let exception = errors.call_method1("no_memory", (why,))?;
                 (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))
             }
             End::Abandoned(broken) => {
-                let exception = abandoned(errors, &broken)?;
+                let exception = abandoned(errors, broken)?;
                 (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))
             }
         }
     }
+}
+
+/// The exception that was made for an item, or what was raised while it was made.
+fn made<'py>(py: Python<'py>, made: PyResult<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    match made {
+        Err(error) if !is_interrupt(py, &error) => {
+            Ok(error.into_value(py).into_bound(py).into_any())
+        }
+        made => made,
+    }
+}
+
+/// Whether an error concerns the one who waits and not the result: Ctrl-C, or the end of the program.
+fn is_interrupt(py: Python<'_>, error: &PyErr) -> bool {
+    !error.is_instance_of::<PyException>(py)
 }
 
 /// The exception for a task of a broken pool.

@@ -76,7 +76,7 @@ impl Outcome {
     }
 
     /// Spare the garbage collector the way through a fresh outcome, as long as it can be in no cycle: its function is
-    /// a module's, it has no attributes (but by way of its `__dict__`), and what it holds can hold nothing. Thousands may be pending.
+    /// a module's, it has no attributes, and what it holds can hold nothing. Thousands may be pending.
     pub(crate) fn hide_from_collector(outcome: &Bound<'_, PyAny>) {
         if let Ok(this) = outcome.cast::<Self>() {
             this.get().hidden.store(true, Ordering::Relaxed); // RELAXED, as below: under the GIL
@@ -145,8 +145,9 @@ impl Outcome {
         let single = self.call.single();
         let list = if single { None } else { Some(self.list(py)?) };
         let errors = self.core.faces.bind(py);
-        for part in parts {
-            part.decode(
+        let mut parts = parts.into_iter();
+        while let Some(part) = parts.next() {
+            let decoded = part.decode(
                 py,
                 &self.call,
                 self.named.bind(py),
@@ -165,7 +166,11 @@ impl Outcome {
                     }
                     Ok(())
                 },
-            )?;
+            );
+            if decoded.is_err() {
+                self.call.put_back(std::iter::once(part).chain(parts));
+                return decoded;
+            }
         }
         Ok(())
     }
@@ -301,6 +306,16 @@ impl Outcome {
     ) -> PyResult<()> {
         Self::show_to_collector(slf);
         set_attribute(slf, name, value.as_ptr())
+    }
+
+    /// Its `__dict__`.
+    fn _attributes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::show_to_collector(slf);
+        // SAFETY: a live object; the result is a new reference, or null with an exception set.
+        unsafe {
+            let dict = pyo3::ffi::PyObject_GenericGetDict(slf.as_ptr(), std::ptr::null_mut());
+            Bound::from_owned_ptr_or_err(slf.py(), dict)
+        }
     }
 
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -159,7 +159,7 @@ pub enum Data {
     /// Copied out of the slot; the most frequent ones are short.
     Inline(SmallVec<[u8; 16]>),
     /// In the worker's arena, until dropped.
-    Block(Box<ResultBlock>),
+    Block(Arc<ResultBlock>),
 }
 
 /// A result in a worker's arena; the block is free again when this is dropped.

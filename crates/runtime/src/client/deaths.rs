@@ -145,10 +145,12 @@ impl<T: Ticket> Shared<T> {
                 reason: BirthFailure::Initializer,
             },
             // Killed by somebody while it was being born: not the initializer's fault.
-            -9 if !ready && oom_now == oom_before => Event::BirthFailed {
-                row,
-                reason: BirthFailure::Killed,
-            },
+            signal if !ready && is_from_outside(signal) && oom_now == oom_before => {
+                Event::BirthFailed {
+                    row,
+                    reason: BirthFailure::Killed,
+                }
+            }
             _ if agreed => Event::Died {
                 row,
                 cause: Cause::Retired,
@@ -319,6 +321,11 @@ impl<T: Ticket> Shared<T> {
         };
         self.settle(state, flight, fates, row, certificate);
     }
+}
+
+/// Whether somebody else may have ended a process with this status, by a signal.
+fn is_from_outside(status: i32) -> bool {
+    status < 0 && status != UNKNOWN_STATUS && !process::is_fault(status.saturating_neg())
 }
 
 fn describe(certificate: &Certificate) -> String {

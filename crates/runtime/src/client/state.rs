@@ -397,7 +397,7 @@ impl<T: Ticket> Shared<T> {
         state.statistics.bytes_received += location.len;
         let data = match inline {
             Some((bytes, len)) => Some(Data::Inline(bytes[..len].into())),
-            None => result_block(state, location).map(|block| Data::Block(Box::new(block))),
+            None => result_block(state, location).map(|block| Data::Block(Arc::new(block))),
         };
         if let Payload::Lent(lent) = &task.args {
             lent.handed_over.store(true, Ordering::Release);

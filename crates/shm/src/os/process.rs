@@ -56,6 +56,22 @@ fn page_wiped_by_forks() -> Option<&'static AtomicU32> {
     }
 }
 
+/// Whether a signal is one that the kernel, or the program itself, answers a program's own fault with.
+pub fn is_fault(signal: i32) -> bool {
+    const FAULTS: [i32; 9] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGABRT,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+        libc::SIGXCPU,
+        libc::SIGXFSZ,
+    ];
+    FAULTS.contains(&signal)
+}
+
 /// Send a signal through a process descriptor: never to a recycled id.
 pub fn signal(process: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     let signal = Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;
