@@ -269,6 +269,7 @@ def _end_all() -> None:
     for client in _clients():
         client.terminate()
     for client in _clients():
+        client.terminate()  # a thread may have made one since
         for _ in range(100):
             if client.wait_finished(0.05):
                 break

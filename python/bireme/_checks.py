@@ -42,12 +42,7 @@ def seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
     wanted = "a positive number of seconds or None"
-    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
-        refuse(TypeError, name, wanted, value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf")
+    number = _number(name, wanted, value)
     if not 0 < number < MOST:
         refuse(ValueError, name, wanted, value)
     return number
@@ -58,15 +53,19 @@ def wait(name: str, value: Any) -> float | None:
     if value is None:
         return None
     wanted = "a number of seconds or None"
-    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
-        refuse(TypeError, name, wanted, value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf")
+    number = _number(name, wanted, value)
     if number != number:
         refuse(ValueError, name, wanted, value)
     return number
+
+
+def _number(name: str, wanted: str, value: Any) -> float:
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        refuse(TypeError, name, wanted, value)
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def flag(name: str, value: Any) -> bool:

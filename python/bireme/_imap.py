@@ -17,7 +17,8 @@ import time
 from _thread import RLock
 from collections import deque
 
-from bireme import _checks
+from bireme import _checks, errors
+from bireme._remote import room
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
@@ -93,6 +94,7 @@ class ItemIterator:
     """
 
     feeding = False  # until it is made
+    _kept = False  # by its pool: nobody else has it, its results are for nobody
 
     def __init__(
         self,
@@ -123,18 +125,40 @@ class ItemIterator:
         self._sent = 0
         self._running: deque[_Chunk] = deque()  # those with items that nobody has claimed
         self._at_hand = _NOTHING  # one of these that has ended, or was one of these
-        self._failures: list[BaseException] = []  # what the input raised: one at most
+        # What the input raised: one at most. `None`: the pool was terminated before it was read.
+        self._failures: list[BaseException | None] = []
         self._bar: Any = None
         # Once `False`, nothing is added to what was submitted and to `_failures`.
         self.feeding = True
         self._abandoned = False
+        self._asked = False  # for a result
+        self._runs_unseen = False
 
     def __del__(self) -> None:
-        if self.feeding and not sys.is_finalizing():
+        if not self.feeding or sys.is_finalizing():
+            return
+        try:
+            self._client.check_owner()
+        except errors.ForkedError:
+            return
+        if self._runs_unseen and not self._asked:
+            self._run_unseen()
+        else:
             self.feeding = False
             self._pool._close_if_fed()
 
-    def start(self, progress: bool, reader: bool) -> None:
+    def _run_unseen(self) -> None:
+        """Run what is left for nobody: who drops the map before asking for a result wants it done."""
+        self._kept, self._most = True, float("inf")
+        self._pool._kept.add(self)
+        self._running.clear()
+        if self._reader is None:
+            from bireme._reader import Reader
+
+            self._reader = Reader(self)
+        self._reader.start()
+
+    def start(self, progress: bool, reader: bool, runs_unseen: bool) -> None:
         """Submit the first chunks.
 
         Parameters
@@ -143,7 +167,10 @@ class ItemIterator:
             Whether to show a bar.
         reader : bool
             Whether the input is read in a thread of its own.
+        runs_unseen : bool
+            Whether all of it is to run should nobody ever ask for a result.
         """
+        self._runs_unseen = runs_unseen
         if progress:
             from bireme._progress import bar
 
@@ -213,17 +240,23 @@ class ItemIterator:
         except Exception as error:
             if not self.feeding:  # the pool was terminated just then, and has said so
                 return
+            if self._most == float("inf") and self._client.broken() is not None:
+                self._end_of_input()  # it may be endless, and nobody waits for what comes of it
+                return
             if len(chunk) > 1:  # one of them cannot travel
                 for item in chunk:
                     self._submit([item])
                 return
-            self._running.append(_Chunk(1, None, error))
+            submitted = _Chunk(1, None, error)
         else:
-            self._running.append(_Chunk(len(chunk), outcome))
+            submitted = _Chunk(len(chunk), outcome)
+        if not self._kept:
+            self._running.append(submitted)
         self._sent += len(chunk)
 
     def _end_of_input(self) -> None:
         self.feeding = False
+        self._pool._kept.discard(self)
         self._pool._close_if_fed()
 
     def _await_input(self, deadline: float | None) -> None:
@@ -254,15 +287,10 @@ class ItemIterator:
     def terminate(self) -> None:
         """Read no more of the input: its pool is terminated. After what was submitted, that is raised."""
         if self.feeding:
-            self.feeding = False
             if self._total is None or self._sent < self._total:
-                from bireme import errors
-
-                self._failures.append(
-                    errors.CancelledError(
-                        "the pool was terminated before all of the input was read"
-                    )
-                )
+                self._failures.append(None)
+            self.feeding = False
+            self._pool._kept.discard(self)
 
     def close(self) -> None:
         """Read no more of the input and take back what no worker has begun."""
@@ -311,6 +339,7 @@ class ItemIterator:
         -----
         Any thread may call it. Each result is given once, those of `imap` in order.
         """
+        self._asked = True
         deadline = _checks.wait("timeout", timeout)
         if deadline is not None:
             deadline += time.monotonic()
@@ -377,6 +406,14 @@ class ItemIterator:
             if self._bar is not None:
                 self._show(0)
             raise StopIteration from None
+        if failure is None:
+            try:
+                with room():
+                    text = "the pool was terminated before all of the input was read"
+                    failure = errors.CancelledError(text)
+            except BaseException:
+                self._failures.append(None)
+                raise
         raise failure
 
     def _show(self, given: int) -> None:
@@ -392,6 +429,6 @@ def _slice_s(deadline: float | None) -> float:
     left = deadline - time.monotonic()
     if left > 0:
         return min(left, _SLICE_S)
-    from bireme import errors
-
-    raise errors.WaitTimeoutError("the next result is not there yet; its task goes on")
+    with room():
+        error = errors.WaitTimeoutError("the next result is not there yet; its task goes on")
+    raise error

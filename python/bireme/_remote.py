@@ -181,7 +181,7 @@ class Remote:
         if not isinstance(error, BaseException):
             message = f"a task raised {name}: {text} (as a stand-in: {reason})"
             error = errors.RemoteError(message, name, text)
-        with _room():
+        with room():
             error.__cause__ = errors.RemoteTraceback(traceback)
         return error  # type: ignore[no-any-return]
 
@@ -206,7 +206,7 @@ class Remote:
         single: bool,
     ) -> BaseException:
         """Make the exception for an item whose worker died, in item `culprit` if not in this one."""
-        with _room():
+        with room():
             from bireme._certificate import certify
 
             return certify(fields, named, None if single else index, lost, culprit)
@@ -222,7 +222,7 @@ class Remote:
             which = function_name(named)
         if not single and index is not None:
             which += f" on item {index}"
-        with _room():
+        with room():
             kind = errors.CancelledError if limit is None else errors.TaskTimeoutError
         if limit is None:
             return kind(f"{which} was cancelled")
@@ -232,7 +232,7 @@ class Remote:
 
     def terminated(self) -> BaseException:
         """Make the exception for what had not ended when its pool was terminated."""
-        with _room():
+        with room():
             return errors.CancelledError("the pool was terminated before this task had ended")
 
     def initializer_failed(self, record: bytes) -> BaseException:
@@ -253,7 +253,7 @@ class Remote:
         return errors.InitializerError(message)
 
     def _nobody_lives(self, message: str) -> BaseException:
-        with _room():
+        with room():
             return errors.WorkerDiedError(message)  # type: ignore[no-any-return]
 
     def killed_unborn(self, story: str) -> BaseException:
@@ -293,7 +293,8 @@ class Remote:
 
     def wait_timed_out(self) -> BaseException:
         """Make the exception for a wait that is over."""
-        return errors.WaitTimeoutError("the result is not there yet; the task goes on")
+        with room():
+            return errors.WaitTimeoutError("the result is not there yet; the task goes on")
 
     def fork_workers(self, client: _core.Client) -> None:
         """Fork the workers that are wanted."""
@@ -330,7 +331,7 @@ def keep_spare() -> None:
             os.close(surplus)
 
 
-class _room:  # noqa: N801  (a context manager, used like a function)
+class room:  # noqa: N801  (a context manager, used like a function)
     """Lend the spare descriptor to what is imported inside."""
 
     def __enter__(self) -> None:
@@ -348,7 +349,7 @@ class _room:  # noqa: N801  (a context manager, used like a function)
 
 def resource_error(story: str) -> BaseException:
     """Make the error for a limit that was reached, naming the limits that may be behind it."""
-    with _room():
+    with room():
         import resource
 
     story = _name_limit(story)

@@ -238,5 +238,6 @@ def start_imap(
     ahead = 4 * pool.processes if buffersize is None else max(1, buffersize // size)
     items = ItemIterator(pool, client, func, iterable, star, size, ahead, ordered, settings)
     pool._feeds.add(items)
-    items.start(bool(options.get("progress")), not reads_here and may_wait(iterable))
+    reader = not reads_here and may_wait(iterable)
+    items.start(bool(options.get("progress")), reader, runs_unseen=not reads_here)
     return items

@@ -145,6 +145,7 @@ class Pool:
         self._order = 0  # submissions so far: the index that seeds an `apply`
         self._closing = False
         self._feeds: weakref.WeakSet[ItemIterator] = weakref.WeakSet()
+        self._kept: set[ItemIterator] = set()  # those of these that nobody else has
         boot = Boot(
             self.name,
             self.processes,
@@ -319,7 +320,8 @@ class Pool:
         The input is read only so far ahead, so an endless generator is fine. A list, an array and
         the like are read as results are taken; anything else in a thread that lives while it reads,
         so the input may be slow, or wait for what you do with the results. After an item that
-        raised, the iterator goes on.
+        raised, the iterator goes on. One that is dropped reads no more; if no result was ever
+        asked for, all items run all the same.
 
         Parameters
         ----------

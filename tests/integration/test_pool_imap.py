@@ -283,6 +283,60 @@ def test_a_closed_pool_ends_though_a_lazy_map_was_dropped(make_pool):
     assert poll(lambda: not pool.worker_pids())
 
 
+@pytest.mark.parametrize("items", [list, iter], ids=["list", "iterator"])
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_lazy_map_that_nobody_looks_at_runs(make_pool, tmp_path, method, items):
+    pool, seen = make_pool(2), tmp_path / "seen"
+    getattr(pool, method)(tasks.append_line, items([(str(seen), x) for x in range(300)]), 7)
+    pool.close()
+    pool.join()
+    assert sorted(map(int, seen.read_text().split())) == list(range(300))
+
+
+def test_one_that_nobody_looks_at_ends_with_its_pool(pool):
+    pool.imap(tasks.identity, itertools.count())
+    pool.terminate()
+    pool.join()
+
+
+def test_the_end_of_the_program_ends_one_that_nobody_looks_at(run_script):
+    for _ in range(10):
+        run_script("""
+            import itertools, time
+            import bireme
+
+            pool = bireme.Pool(2)
+            pool.imap(abs, itertools.count())
+            time.sleep(0.05)
+        """).check()
+
+
+def test_terminate_needs_no_descriptor(run_script):
+    run_script("""
+        import itertools, resource
+        import bireme
+
+        pool = bireme.Pool(2)
+        it = pool.imap(abs, itertools.count())
+        assert next(it) == 0
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            pool.terminate()
+            pool.join()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not pool.worker_pids()
+        try:
+            for _ in it:
+                pass
+        except bireme.CancelledError:
+            pass
+        else:
+            raise AssertionError("it was not read to its end")
+    """).check()
+
+
 def test_branches_of_a_tee(shared_pool):
     first, second = itertools.tee(x for x in range(300) if time.sleep(0.0001) is None)
     pairs = zip(

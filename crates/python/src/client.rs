@@ -246,6 +246,7 @@ impl Client {
 
     /// Collect and deliver what has ended.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         self.core.drain(py)
     }
@@ -265,16 +266,18 @@ impl Client {
 
     /// Accept nothing more.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
-        py.detach(|| self.core.inner.close());
+        detached(py, || self.core.inner.close());
         self.core.inner.supervise_if_paused();
         Ok(())
     }
 
     /// End the workers now.
     fn terminate(&self, py: Python<'_>) -> PyResult<()> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
-        py.detach(|| self.core.inner.terminate());
+        detached(py, || self.core.inner.terminate());
         self.core.inner.supervise_if_paused();
         Ok(())
     }
@@ -316,7 +319,8 @@ impl Client {
     fn pause(&self, py: Python<'_>, forever: bool) {
         let runs = self.core.dispatcher.runs_elsewhere() || self.core.inner.is_supervised();
         if runs && self.core.inner.owner() == bireme_shm::os::process::own_pid() {
-            py.detach(|| {
+            let _inside = Inside::enter(py);
+            detached(py, || {
                 self.core.dispatcher.stop(forever);
                 self.core.inner.pause_supervision();
             });
@@ -337,6 +341,7 @@ impl Client {
 
     /// Refuse a function that cannot travel, before there are arguments for it.
     fn check_function(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _inside = Inside::enter(function.py());
         self.core.function(function).map(drop)
     }
 
@@ -381,6 +386,7 @@ impl Client {
 
     /// The exception of a broken pool, or `None`.
     fn broken<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let _inside = Inside::enter(py);
         match self.core.inner.broken() {
             Some(broken) => abandoned(self.core.faces.bind(py), &broken).map(Some),
             None => Ok(None),

@@ -377,6 +377,7 @@ impl Outcome {
 
     /// The value of an ended call that may still be waiting for its callback, or raise what it raised.
     fn _value(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let _inside = Inside::enter(slf.py());
         Self::value(slf)
     }
 
@@ -417,12 +418,14 @@ impl Outcome {
 
     /// Items that have ended, other than by a cancellation.
     fn _ended(&self, py: Python<'_>) -> PyResult<u64> {
+        let _inside = Inside::enter(py);
         self.core.drain(py)?;
         Ok(self.call.ended())
     }
 
     /// Take the call back; a running one is stopped too if `running`. Gives how many tasks were reached.
     fn _cancel(&self, py: Python<'_>, running: bool) -> PyResult<usize> {
+        let _inside = Inside::enter(py);
         self.core.check_owner(py)?;
         let call = &self.call;
         let count = self

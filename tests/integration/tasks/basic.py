@@ -196,3 +196,10 @@ class Account:
 
     def __call__(self, amount: int) -> int:
         return self.balance - amount
+
+
+def append_line(pair: tuple[str, int]) -> None:
+    """Add a line to a file that several processes write to."""
+    path, number = pair
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
