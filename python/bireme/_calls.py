@@ -9,6 +9,7 @@ from operator import length_hint
 
 from bireme import _checks, _shared_pool
 from bireme._inline import Inline
+from bireme._progress import bar
 from bireme._source import Source
 from bireme._submit import check_chunksize, check_options, check_together, finish
 from bireme.errors import ResourceLimitError
@@ -144,8 +145,6 @@ class Call:
         shown = None
         if progress:
             _checks.flag("progress", progress)
-            from bireme._progress import bar
-
             shown = bar(source.total)
         if explain:
             _checks.flag("explain", explain)
@@ -236,8 +235,6 @@ class LocalIterator:
         self._lock = RLock()
         self._bar: Any = None
         if progress:
-            from bireme._progress import bar
-
             self._bar = bar(length_hint(items) or None)
 
     def __iter__(self) -> Self:

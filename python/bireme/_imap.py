@@ -18,6 +18,7 @@ from _thread import RLock
 from collections import deque
 
 from bireme import _checks, errors
+from bireme._progress import bar
 from bireme._remote import room
 from bireme._result import AsyncResult
 
@@ -172,8 +173,6 @@ class ItemIterator:
         """
         self._runs_unseen = runs_unseen
         if progress:
-            from bireme._progress import bar
-
             self._bar = bar(self._total)
         if reader:
             from bireme._reader import Reader
@@ -408,7 +407,7 @@ class ItemIterator:
             raise StopIteration from None
         if failure is None:
             try:
-                with room():
+                with room("the pool was terminated, and the error of this map"):
                     text = "the pool was terminated before all of the input was read"
                     failure = errors.CancelledError(text)
             except BaseException:
@@ -429,6 +428,6 @@ def _slice_s(deadline: float | None) -> float:
     left = deadline - time.monotonic()
     if left > 0:
         return min(left, _SLICE_S)
-    with room():
+    with room("the wait is over, and its error"):
         error = errors.WaitTimeoutError("the next result is not there yet; its task goes on")
     raise error

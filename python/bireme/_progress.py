@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bireme._remote import room
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
@@ -16,7 +17,8 @@ _INTERVAL = 0.1  # seconds between two looks
 def bar(total: int | None) -> Any:
     """Make a bar over `total` items (`None`: unknown)."""
     try:
-        from tqdm.auto import tqdm
+        with room("the progress bar"):
+            from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress=True needs tqdm: pip install 'bireme[progress]'") from error
 

@@ -181,7 +181,7 @@ class Remote:
         if not isinstance(error, BaseException):
             message = f"a task raised {name}: {text} (as a stand-in: {reason})"
             error = errors.RemoteError(message, name, text)
-        with room():
+        with room("a task failed, and its traceback"):
             error.__cause__ = errors.RemoteTraceback(traceback)
         return error  # type: ignore[no-any-return]
 
@@ -206,7 +206,7 @@ class Remote:
         single: bool,
     ) -> BaseException:
         """Make the exception for an item whose worker died, in item `culprit` if not in this one."""
-        with room():
+        with room(f"worker {fields['worker']} (pid {fields['pid']}) died, and its certificate"):
             from bireme._certificate import certify
 
             return certify(fields, named, None if single else index, lost, culprit)
@@ -222,7 +222,7 @@ class Remote:
             which = function_name(named)
         if not single and index is not None:
             which += f" on item {index}"
-        with room():
+        with room("a task was stopped, and its error"):
             kind = errors.CancelledError if limit is None else errors.TaskTimeoutError
         if limit is None:
             return kind(f"{which} was cancelled")
@@ -232,7 +232,7 @@ class Remote:
 
     def terminated(self) -> BaseException:
         """Make the exception for what had not ended when its pool was terminated."""
-        with room():
+        with room("the pool was terminated, and the error of its tasks"):
             return errors.CancelledError("the pool was terminated before this task had ended")
 
     def initializer_failed(self, record: bytes) -> BaseException:
@@ -253,7 +253,7 @@ class Remote:
         return errors.InitializerError(message)
 
     def _nobody_lives(self, message: str) -> BaseException:
-        with room():
+        with room("workers die, and their error"):
             return errors.WorkerDiedError(message)  # type: ignore[no-any-return]
 
     def killed_unborn(self, story: str) -> BaseException:
@@ -293,7 +293,7 @@ class Remote:
 
     def wait_timed_out(self) -> BaseException:
         """Make the exception for a wait that is over."""
-        with room():
+        with room("the wait is over, and its error"):
             return errors.WaitTimeoutError("the result is not there yet; the task goes on")
 
     def fork_workers(self, client: _core.Client) -> None:
@@ -331,28 +331,54 @@ def keep_spare() -> None:
             os.close(surplus)
 
 
+def _lend() -> None:
+    global _spare
+    if (spare := _spare) is not None:
+        _spare = None
+        os.close(spare)
+
+
+def _take_back() -> None:
+    try:
+        keep_spare()
+    except OSError:
+        pass  # the next one may be luckier
+
+
 class room:  # noqa: N801  (a context manager, used like a function)
-    """Lend the spare descriptor to what is imported inside."""
+    """Lend the spare descriptor to what is imported inside.
+
+    Another thread may be faster: then `what` could not be loaded, and the limit is named.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
 
     def __enter__(self) -> None:
-        global _spare
-        if (spare := _spare) is not None:
-            _spare = None
-            os.close(spare)
+        _lend()
 
-    def __exit__(self, *_: object) -> None:
-        try:
-            keep_spare()
-        except OSError:
-            pass  # the next one may be luckier
+    def __exit__(self, _: object, failure: BaseException | None, __: object) -> None:
+        _take_back()
+        if failure is not None and _lacks_descriptor(failure):
+            raise resource_error(f"{self._what} cannot be loaded: {failure}") from None
+
+
+def _lacks_descriptor(failure: BaseException) -> bool:
+    if isinstance(failure, ImportError):  # of a library: only the text tells why
+        return os.strerror(24) in str(failure) or os.strerror(23) in str(failure)
+    return isinstance(failure, OSError) and failure.errno in (23, 24)  # ENFILE, EMFILE
 
 
 def resource_error(story: str) -> BaseException:
     """Make the error for a limit that was reached, naming the limits that may be behind it."""
-    with room():
+    error = errors.ResourceLimitError(_name_limit(story))
+    _lend()
+    try:
         import resource
-
-    story = _name_limit(story)
+    except (ImportError, OSError):  # another thread was faster
+        return error
+    finally:
+        _take_back()
     names = {
         "nofile": resource.RLIMIT_NOFILE,
         "nproc": resource.RLIMIT_NPROC,
@@ -360,7 +386,6 @@ def resource_error(story: str) -> BaseException:
     }
     soft = {name: resource.getrlimit(number)[0] for name, number in names.items()}
     set_ones = [f"RLIMIT_{name.upper()}={value}" for name, value in soft.items() if value >= 0]
-    error = errors.ResourceLimitError(story)
     error.add_note(
         f"hint: limits of this process: {', '.join(set_ones) or 'none'}; see `ulimit -a`"
     )
@@ -370,6 +395,7 @@ def resource_error(story: str) -> BaseException:
 _LIMITS = {
     11: "RLIMIT_NPROC (processes and threads of this user) or the cgroup's pids.max",
     12: "memory: RLIMIT_AS, or the system's",
+    23: "fs.file-max (open files of the whole system)",
     24: "RLIMIT_NOFILE (open files of this process)",
     27: "RLIMIT_FSIZE (size of a file, shared memory too)",
     28: "memory for shared segments",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from bireme import _checks
+from bireme._progress import ShownResult, bar, follow
+from bireme._remote import room
 from bireme._result import AsyncResult
 
 TYPE_CHECKING = False
@@ -109,8 +111,6 @@ def finish(result: AsyncResult, shown: Any = None) -> Any:
     """Wait for a blocking call, with a bar if given; what Ctrl-C leaves half done is stopped."""
     try:
         if shown is not None:
-            from bireme._progress import follow
-
             follow(result, shown)
         return result.get()
     except Exception:
@@ -131,8 +131,6 @@ def _factory(callback: Any, error_callback: Any, shown: Any = None) -> tuple[Any
         if shown is None:
             result = AsyncResult()
         else:
-            from bireme._progress import ShownResult
-
             result = ShownResult()
             result._bar = shown
         result._callback, result._error_callback = callback, error_callback
@@ -183,8 +181,6 @@ def submit_map(
     size = check_chunksize(chunksize)
     shown = None
     if options.get("progress"):
-        from bireme._progress import bar
-
         shown = bar(len(items))
     make, watched = _factory(callback, error_callback, shown)
     try:
@@ -207,8 +203,6 @@ def run_map(
     if not options.get("progress"):
         return finish(submit_map(pool, func, iterable, chunksize, star, options))  # type: ignore[no-any-return]
     _checks.flag("progress", options["progress"])
-    from bireme._progress import bar
-
     items, options = _sequence(iterable), {**options, "progress": False}
     with bar(len(items)) as shown:
         return finish(submit_map(pool, func, items, chunksize, star, options), shown)  # type: ignore[no-any-return]
@@ -226,8 +220,9 @@ def start_imap(
     reads_here: bool = False,
 ) -> ItemIterator:
     """Start a lazy map; an input that may wait is read in a thread, unless it is to be read here."""
-    from bireme._imap import ItemIterator
-    from bireme._reader import may_wait
+    with room("imap"):
+        from bireme._imap import ItemIterator
+        from bireme._reader import may_wait
 
     client = pool._open()
     func, settings = _prepare(pool, func, options)

@@ -227,6 +227,57 @@ def test_a_result_that_cannot_be_told_now_is_told_later(run_script):
     """).check()
 
 
+_ALL_TAKEN = """
+    import os, resource, sys, threading, time
+    import bireme
+
+    pool = bireme.Pool(1)
+    pool.apply(abs, (-1,))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    calls = {
+        "death": pool.apply_async(os._exit, (3,)).get,
+        "wait": lambda: pool.apply_async(time.sleep, (60,)).get(0.1),
+        "imap": lambda: list(pool.imap(abs, [-1])),
+        "progress": lambda: pool.map(abs, [-1], progress=True),
+    }
+    time.sleep(0.3)  # a new worker is there
+    taken, real = [], bireme._remote.os.close
+
+    def close(descriptor):  # what becomes free, another thread takes at once
+        real(descriptor)
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    bireme._remote.os.close = close
+    try:
+        calls[sys.argv[1]]()
+    except bireme.ResourceLimitError as error:
+        assert "RLIMIT_NOFILE" in str(error), error
+    else:
+        raise AssertionError("there was a descriptor")
+    finally:
+        bireme._remote.os.close = real
+        for descriptor in taken:
+            os.close(descriptor)
+    if sys.argv[1] != "death":  # that one is told
+        try:
+            calls[sys.argv[1]]()
+        except bireme.WaitTimeoutError:
+            assert sys.argv[1] == "wait"
+"""
+
+
+@pytest.mark.parametrize("call", ["death", "wait", "imap", "progress"])
+def test_what_cannot_be_loaded_without_descriptors_names_the_limit(run_script, call):
+    """The spare one is lent, but another thread of the program may be faster."""
+    run_script(_ALL_TAKEN, args=[call]).check()
+
+
 def test_file_sizes_refused_in_a_living_pool(run_script):
     """A large transfer is refused by name; small ones, and the pool, go on."""
     run_script(

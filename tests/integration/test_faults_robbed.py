@@ -122,12 +122,14 @@ def test_a_stopped_template_goes_on_when_it_is_needed():
 def test_descriptors_taken_away_from_a_living_pool(run_script, start_method):
     run_script(
         """
-        import os, resource, sys
+        import os, resource, sys, time
         import bireme
 
         if __name__ == "__main__":
             pool = bireme.Pool(8, start_method=sys.argv[1])
             pool.map(abs, range(20), 1)
+            while len(pool.worker_pids()) < 8:
+                time.sleep(0.01)
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (16, hard))
             try:
