@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from time import sleep
 
@@ -22,6 +23,7 @@ def main(preload: Sequence[str] = (), path: Sequence[str] = (), start: str = "te
     """Serve until the client is gone."""
     socket = os.dup(0)
     worker.silence_input()  # or what arrives could get descriptor 0
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not ignored, as by some callers
     host = _core.TemplateHost(socket)
     _core.set_title("bireme:template")
     hindrance, starters = _import_all(preload, path) if preload else ("", [])

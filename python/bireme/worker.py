@@ -140,21 +140,37 @@ def _reseed() -> None:
         sys.modules["numpy.random"].seed()
 
 
-def _watch_forks(hooks: Hooks) -> None:
-    def before() -> None:
-        hooks.core.unwatch()
+_watches_forks = False
 
-    def in_parent() -> None:
-        _core.end_fork(False)
-        hooks.forked = True
 
-    def in_child() -> None:
-        _core.end_fork(True)
-        _core.leave_after_task()
-
+def _watch_forks() -> None:
+    """See to the forks of this process; a worker that was forked by a worker does so already."""
+    global _watches_forks
+    if _watches_forks:
+        return
+    _watches_forks = True
     # Soon after the fork, so that a task that has forked does not outlive the caller.
-    _core.resume_after_forks(hooks.watch_again)
-    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)
+    _core.resume_after_forks(lambda: _me().watch_again())
+    os.register_at_fork(
+        before=lambda: _me().core.unwatch(),
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _me() -> Hooks:
+    assert _current is not None
+    return _current
+
+
+def _after_fork_in_parent() -> None:
+    _core.end_fork(False)
+    _me().forked = True
+
+
+def _after_fork_in_child() -> None:
+    _core.end_fork(True)
+    _core.leave_after_task()
 
 
 def main(birth: _core.Birth, start: str = "template", heritage: Heritage | None = None) -> NoReturn:
@@ -205,7 +221,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
         from bireme import _logs
 
         _logs.install(core.log, core.row, _multiprocessing.worker_name(), levels)
-    _watch_forks(hooks)
+    _watch_forks()
     if heritage is not None or boot["initializer"] is not None:
         try:
             function, args = _initializer(hooks, boot, buffers, heritage)

@@ -148,3 +148,30 @@ def test_cancelling_a_map_ends_all_its_items(make_pool, tmp_path):
         result.get(GENEROUS)
     assert pool.apply(tasks.square, (3,)) == 9
     assert len(list(tmp_path.iterdir())) < 1000
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_cancelling_a_map_ends_the_items_of_begun_chunks(make_pool, tmp_path, retries):
+    pool = make_pool(2)
+    items = [(str(tmp_path), x) for x in range(20)]
+    result = pool.options(retries=retries).starmap_async(tasks.record_or_sleep, items, 5)
+    assert poll(lambda: len(list(tmp_path.iterdir())) == 2)
+    assert result.cancel(running=True)
+    with pytest.raises(bireme.CancelledError):
+        result.get(GENEROUS)
+    assert pool.map(abs, range(-20, 0)) == list(range(20, 0, -1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "5"]
+
+
+def test_cancelling_a_map_after_an_item_ran_out_of_time(make_pool, tmp_path):
+    """The rest of its chunk is to run, until all is cancelled."""
+    pool = make_pool(1)
+    limited = pool.options(task_timeout=0.2)
+    items = [(str(tmp_path), "refuses"), *((str(tmp_path), str(x)) for x in range(4))]
+    result = limited.starmap_async(tasks.record_or_refuse_to_end, items, 5)
+    assert poll(lambda: (tmp_path / "asked").exists())
+    assert result.cancel(running=True)
+    with pytest.raises(bireme.CancelledError):
+        result.get(GENEROUS)
+    assert pool.apply(tasks.square, (3,)) == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked", "refuses"]

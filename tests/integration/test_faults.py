@@ -340,3 +340,19 @@ def test_a_worker_stopped_while_idle(make_pool):
         }
     finally:
         kill_descendant(stopped, number=signal.SIGCONT)
+
+
+def test_how_a_worker_ended_though_the_caller_ignores_its_children(run_script):
+    result = run_script("""
+        import os, signal
+        import bireme
+
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with bireme.Pool(1) as pool:
+            for end in (lambda: os._exit(3), lambda: os.kill(os.getpid(), 11)):
+                try:
+                    pool.apply(end)
+                except bireme.WorkerDiedError as error:
+                    print(error.exitcode, error.signal)
+    """).check()
+    assert result.stdout.split() == ["3", "None", "None", "11"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.integration import tasks
 from tests.support.scripts import WITH_TASKS
 
 _STRICT = ("-W", "error")
@@ -425,3 +426,45 @@ def test_a_fork_in_a_task_that_has_closed_all_descriptors(run_script):
             assert pool.apply_async(abs, (-1,)).get(30) == 1
         """
     ).check()
+
+
+def test_a_fork_with_a_live_pool_while_a_result_is_unpickled(run_script):
+    """The thread that unpickles it is not in the child, which must not wait for it."""
+    run_script("""
+        import os, sys, threading
+        import bireme
+
+        class Slow:
+            def __setstate__(self, state):
+                sys.begun.set()
+                sys.over.wait(60)
+
+            def __reduce__(self):
+                return Slow, (), {}
+
+        begun, over = sys.begun, sys.over = threading.Event(), threading.Event()
+        with bireme.Pool(1) as pool:
+            result = pool.apply_async(Slow)
+            thread = threading.Thread(target=result.get)
+            thread.start()
+            begun.wait(60)
+            child = os.fork()
+            if child == 0:
+                try:
+                    result.get(timeout=60)
+                except bireme.ForkedError:
+                    os._exit(7)
+                os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            over.set()
+            thread.join()
+            assert type(result.get()) is Slow
+    """).check()
+
+
+def test_forked_workers_of_a_pool_in_a_task(make_pool):
+    """They are workers, and no forks that leave with the task."""
+    pool = make_pool(1)
+    for _ in range(3):
+        assert pool.apply(tasks.use_forked_pool, (40,)) == [x * x for x in range(40)]
+    assert pool.apply(tasks.square, (3,)) == 9

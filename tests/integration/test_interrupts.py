@@ -102,6 +102,8 @@ def test_a_caught_interrupt_leaves_a_usable_pool(start_method, terminal):
                     lambda: pool.map(tasks.slow_hour, range(8), 1),
                     lambda: list(pool.imap(tasks.slow_hour, range(8))),
                     lambda: pool.apply(tasks.slow_hour, (1,)),
+                    lambda: pool.map(tasks.slow_hour, range(20), 5),
+                    lambda: list(pool.imap(tasks.slow_hour, range(20), 5)),
                 ):
                     assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
                     print("ready", flush=True)
@@ -113,7 +115,7 @@ def test_a_caught_interrupt_leaves_a_usable_pool(start_method, terminal):
                 print("result", result, flush=True)
     """
     with Script(program, args=[start_method], env=WITH_TASKS, terminal=terminal) as script:
-        for count in (1, 2, 3):
+        for count in range(1, 6):
             _wait_for_count(script, "ready", count)
             time.sleep(0.3)
             if terminal:

@@ -337,12 +337,13 @@ impl Part {
                 );
                 out(index, Item::Raised(made(py, exception)?))
             }),
-            End::Stopped(reason) => (first..last).try_for_each(|index| {
+            End::Stopped(reason) => {
                 let limit = call.limit_s(*reason);
-                let exception =
-                    errors.call_method1("stopped", (limit, base + index, single, named));
-                out(index, Item::Raised(made(py, exception)?))
-            }),
+                let index = (last - first == 1).then_some(base + first); // several never ran
+                let exception = errors.call_method1("stopped", (limit, index, single, named));
+                let exception = made(py, exception)?;
+                (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))
+            }
             End::Unreachable(why) => {
                 let exception = errors.call_method1("no_memory", (why,))?;
                 (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))

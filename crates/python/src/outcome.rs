@@ -127,6 +127,7 @@ impl Outcome {
         // Unpickling in this very thread may have led back here.
         let busy = |gathered: &Gathered| gathered.decoding.iter().any(|thread| *thread != me);
         while busy(&self.gathered()) {
+            self.core.check_owner(py)?; // in a forked child those threads are not
             detached(py, || {
                 let mut gathered = self.gathered();
                 gathered.waiting += 1;

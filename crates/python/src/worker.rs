@@ -19,22 +19,28 @@ use bireme_shm::view::View;
 use bireme_shm::word::Word;
 use pyo3::prelude::*;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The slot that the main thread runs: `generation << 32 | index + 1`, or 0.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
 /// This process is a forked child of a worker, made by a task.
 static FORKED: AtomicBool = AtomicBool::new(false);
-static CONTROL: OnceLock<Arc<Control>> = OnceLock::new();
+/// What this worker shares with its client; a worker that was forked by a task of another had that one's.
+static CONTROL: Mutex<Option<Arc<Control>>> = Mutex::new(None);
 
 /// A task that is over sooner has written nothing: a system call takes longer.
 const COULD_WRITE_NS: u64 = 700;
+
+fn control() -> Option<Arc<Control>> {
+    let control = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
+    control.clone()
+}
 
 /// Whether the task that runs now was asked to stop. For signal handlers.
 #[pyfunction]
 pub(crate) fn stop_requested() -> bool {
     let current = CURRENT.load(Ordering::Acquire);
-    let (Some(control), Some(index)) = (CONTROL.get(), (current as u32).checked_sub(1)) else {
+    let (Some(control), Some(index)) = (control(), (current as u32).checked_sub(1)) else {
         return false;
     };
     let bits = control.word(index as usize).load(Ordering::Acquire);
@@ -52,7 +58,7 @@ pub(crate) fn leave_after_task() {
 #[pyfunction]
 pub(crate) fn current_task() -> Option<(u64, u64, u32)> {
     let current = CURRENT.load(Ordering::Acquire);
-    let (control, index) = (CONTROL.get()?, (current as u32).checked_sub(1)?);
+    let (control, index) = (control()?, (current as u32).checked_sub(1)?);
     let fields = control.slot(index as usize);
     let item = fields.progress.0.load(Ordering::Relaxed); // RELAXED, all: our own slot
     Some((
@@ -308,7 +314,10 @@ impl Worker {
     fn new(birth: &Bound<'_, crate::template::Birth>) -> PyResult<Self> {
         let (kernel, [boot, story, client, out, err], given) =
             kernel::Worker::attach(birth.get().take()?)?;
-        let _ = CONTROL.set(kernel.control());
+        *CONTROL.lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel.control());
+        // As a fork of a task's we would have left soon: now we are a worker.
+        FORKED.store(false, Ordering::SeqCst);
+        CURRENT.store(0, Ordering::Release);
         process::adopt_orphans();
         process::continue_with_parents_end();
         let state = State {

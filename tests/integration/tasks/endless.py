@@ -50,6 +50,16 @@ def refuse_to_end(marker: str | None = None) -> None:
             continue
 
 
+def record_or_refuse_to_end(directory: str, name: str) -> None:
+    """Record it; the one named "refuses" records that it was asked to stop, and goes on."""
+    record(directory, name)
+    while name == "refuses":
+        try:
+            time.sleep(3600)
+        except BaseException:
+            record(directory, "asked")
+
+
 def slow_hour(x: object) -> object:
     time.sleep(3600)
     return x
@@ -105,6 +115,13 @@ def sleep_first_time(folder: str, x: int) -> int:
 def slow_record(pair: tuple[str, int]) -> None:
     record(*pair)
     time.sleep(0.02)
+
+
+def record_or_sleep(directory: str, x: int) -> None:
+    """Record it; those divisible by five sleep for an hour then."""
+    record(directory, str(x))
+    if x % 5 == 0:
+        time.sleep(3600)
 
 
 def start_child(marker: str, wait: bool = True) -> int:

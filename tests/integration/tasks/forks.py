@@ -8,6 +8,9 @@ import sys
 import time
 from typing import Any, NoReturn
 
+import bireme
+from tests.integration.tasks.basic import square
+
 
 def fork_and_reap(_: object) -> str:
     child = os.fork()
@@ -59,6 +62,11 @@ def use_multiprocessing(_: object) -> int:
     process.join()
     queue.close()
     return value
+
+
+def use_forked_pool(count: int) -> list[int]:
+    with bireme.Pool(2, start_method="fork") as pool:
+        return pool.map(square, range(count), 3)
 
 
 def become(program: str) -> NoReturn:

@@ -49,9 +49,13 @@ impl<T: Ticket> Shared<T> {
             {
                 let flight = self.free_slot(state, slot);
                 taken.push((flight.ticket, flight.task));
-            } else if running && flight.stop.is_none() {
-                let ladder = Ladder::start(process::now_ns());
-                state.inflight[index].as_mut().expect("seen").stop = Some(Stop {
+            } else if running {
+                let flight = state.inflight[index].as_mut().expect("seen");
+                let ladder = match flight.stop.take() {
+                    Some(stop) => stop.ladder, // its time is over: now the rest of it is, too
+                    None => Ladder::start(process::now_ns()),
+                };
+                flight.stop = Some(Stop {
                     reason: StopReason::Cancel,
                     ladder,
                 });

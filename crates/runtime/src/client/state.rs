@@ -410,22 +410,18 @@ impl<T: Ticket> Shared<T> {
             Some(data) => Outcome::Value { kind, data },
             None => Outcome::Unreachable(format!("a result cannot be received: {}", state.refusal)),
         };
+        let stop = stop.map(|stop| stop.reason);
         if upto < task.range.last {
             for part in plan::split_remainder(upto..task.range.last, self.config.workers) {
-                let rest = Task {
-                    range: Attempt {
-                        first: part.start,
-                        last: part.end,
-                        ..task.range
-                    },
-                    ..task.clone()
+                let range = Attempt {
+                    first: part.start,
+                    last: part.end,
+                    ..task.range
                 };
-                state.outstanding += 1;
-                self.enqueue(state, ticket.clone(), rest);
+                self.run_rest(state, &ticket, &task, range, stop);
             }
         }
         let first = task.range.first;
-        let stop = stop.map(|stop| stop.reason);
         self.complete(
             state,
             Completion {
@@ -485,6 +481,28 @@ impl<T: Ticket> Shared<T> {
         );
     }
 
+    /// Queue items of a task that its worker did not get to, unless they were cancelled with it.
+    fn run_rest(
+        &self,
+        state: &mut State<T>,
+        ticket: &T,
+        task: &Task,
+        range: Attempt,
+        stop: Option<StopReason>,
+    ) {
+        let rest = Task {
+            range,
+            ..task.clone()
+        };
+        state.outstanding += 1;
+        if stop == Some(StopReason::Cancel) {
+            let unrun = (ticket.clone(), rest);
+            self.complete_unrun(state, unrun, Outcome::Stopped(StopReason::Cancel), stop);
+        } else {
+            self.enqueue(state, ticket.clone(), rest);
+        }
+    }
+
     /// Deliver the fates of a task whose worker is dead.
     pub(super) fn settle(
         &self,
@@ -506,15 +524,7 @@ impl<T: Ticket> Shared<T> {
             let (first, last, outcome) = match fate {
                 Fate::Requeue(range) => {
                     state.statistics.retried += u64::from(range.attempt > task.range.attempt);
-                    state.outstanding += 1;
-                    self.enqueue(
-                        state,
-                        ticket.clone(),
-                        Task {
-                            range,
-                            ..task.clone()
-                        },
-                    );
+                    self.run_rest(state, &ticket, &task, range, reason);
                     continue;
                 }
                 Fate::Culprit { index, .. } => {
