@@ -75,6 +75,18 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def text(name: str, value: Any) -> None:
+    """Refuse what cannot stand in the title of a process."""
+    if not isinstance(value, str):
+        refuse(TypeError, name, "a str or None", value)
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if 0 in encoded:
+        refuse(ValueError, name, "text that has a UTF-8 form, and no NUL in it", value)
+
+
 def items(name: str, value: Any) -> None:
     """Refuse what cannot be iterated over."""
     try:

@@ -116,7 +116,7 @@ class ItemIterator:
         self._reader: Reader | None = None
         self._input_lock = RLock()  # who has it reads on, submits, counts in `_sent`
         self._reading = False  # it is at it: a signal handler, or the input itself, may come again
-        self._total: int | None = getattr(iterable, "__len__", lambda: None)()
+        self._total = _length(iterable)
         self._star = star
         self.chunksize = chunksize
         self._ahead = ahead
@@ -419,6 +419,14 @@ class ItemIterator:
         self._bar.update(given)
         if not self.feeding and self._bar.n >= self._sent:
             self._bar.close()
+
+
+def _length(iterable: Any) -> int | None:
+    """Give the number of items if it is known."""
+    try:
+        return len(iterable)
+    except Exception:  # the user's own, which need not work: only its items are wanted
+        return None
 
 
 def _slice_s(deadline: float | None) -> float:

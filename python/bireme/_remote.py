@@ -48,7 +48,7 @@ def _text(error: BaseException) -> str:
 def _can_be_made_again(error: BaseException) -> bool:
     """Whether pickle, which calls the class with `args`, makes the exception again."""
     cls = type(error)
-    if not isinstance(cls.__init__, FunctionType):
+    if not isinstance(cls.__init__, FunctionType) and not isinstance(cls.__new__, FunctionType):
         return True
     if isinstance(cls.__reduce__, FunctionType) or isinstance(cls.__reduce_ex__, FunctionType):
         return True  # its author took care
@@ -60,7 +60,7 @@ def _can_be_made_again(error: BaseException) -> bool:
 
 
 class _Revived:
-    """Pickles as an exception whose `__init__` needs other arguments than those it keeps."""
+    """Pickles as an exception whose class needs other arguments than those it keeps."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -102,8 +102,9 @@ def regroup(
 
 
 def revive(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    """Make an exception without calling its `__init__`."""
-    error = cls.__new__(cls, *args)
+    """Make an exception without calling `__init__` or `__new__` of its author."""
+    base = next(base for base in cls.__mro__ if not isinstance(base.__new__, FunctionType))
+    error: BaseException = base.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
     return error

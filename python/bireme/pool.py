@@ -137,8 +137,8 @@ class Pool:
         memory_limit = _budget(object_memory, self.processes)
         max_pending = _checks.whole("max_pending", max_pending, 1)
         forward_output = _checks.flag("forward_output", forward_output)
-        if not isinstance(name, (str, type(None))):
-            _checks.refuse(TypeError, "name", "a str or None", name)
+        if name is not None:
+            _checks.text("name", name)
         self.name = name or f"pool-{next(_numbers)}"
         self._seed = None if seed is None else check_seed(seed)
         self._direct: _core.Client | None = None  # who takes plain calls as they are

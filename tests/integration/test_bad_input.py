@@ -27,6 +27,8 @@ NAN = float("nan")
         ({"context": "foo"}, ValueError, "context"),
         ({"start_method": "foo"}, ValueError, "start_method"),
         ({"name": 5}, TypeError, "name"),
+        ({"name": "\udcff"}, ValueError, "name"),
+        ({"name": "a\0b"}, ValueError, "name"),
         ({"seed": "x"}, TypeError, "seed"),
         ({"seed": -1}, ValueError, "seed"),
         ({"forward_output": "no"}, TypeError, "forward_output"),

@@ -172,3 +172,9 @@ def test_such_exceptions_in_a_group(pool):
     assert isinstance(needy, tasks.TwoArgumentsError)
     assert (needy.args, needy.held) == (("this and that",), "this")
     assert value.args == (3,)
+
+
+def test_an_exception_that_needs_two_arguments_to_be_made(pool):
+    with pytest.raises(tasks.MadeOfTwoError) as caught:
+        pool.apply_async(tasks.raise_made_of_two).get(GENEROUS)
+    assert (caught.value.args, caught.value.that) == (("this",), "that")

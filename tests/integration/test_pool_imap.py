@@ -401,3 +401,14 @@ def test_large_items_are_bounded_by_bytes(shared_pool):
     for i, value in enumerate(it):
         assert value[0] == value[-1] == i
         assert len(value) == 8_000_000
+
+
+def test_an_input_whose_length_cannot_be_had(shared_pool):
+    class Odd:
+        def __len__(self):
+            raise RuntimeError("nobody knows")
+
+        def __iter__(self):
+            return iter(range(5))
+
+    assert list(shared_pool.imap(tasks.square, Odd())) == [0, 1, 4, 9, 16]

@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 
 import bireme
+from tests.support.scripts import WITH_TASKS
 
 # Makes a pool whose workers cannot come; tells what its first use raised.
 _FAILING = """
@@ -159,4 +160,37 @@ def test_preloaded_blas_starts_no_threads_in_the_template(run_script, own):
         """,
         args=[own or "1"],
         env={**dict.fromkeys(names), "OPENBLAS_NUM_THREADS": own},
+    ).check()
+
+
+def test_templates_of_pools_long_gone_are_given_up(run_script):
+    """Not that of a living pool, which has all that it had."""
+    run_script(
+        """
+        import os
+        import psutil
+        import bireme
+        from tests.support.waiting import poll
+
+        def living():
+            children = psutil.Process().children()
+            return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+
+        with bireme.Pool(1, preload=("ast",)) as first:
+            template = first.apply(os.getppid)
+            for name in ("json", "csv", "decimal", "uuid", "string", "shlex", "queue", "heapq"):
+                with bireme.Pool(1, preload=(name,)) as pool:
+                    last = pool.apply(os.getppid)
+            assert poll(lambda: len(living()) <= 5), living()
+            assert {template, last} <= living()
+            try:
+                first.apply(os._exit, (3,))
+            except bireme.WorkerDiedError:
+                pass
+            assert first.apply(os.getppid) == template
+        with bireme.Pool(1, preload=("heapq",)) as pool:
+            assert pool.apply(os.getppid) == last
+        assert poll(lambda: template not in living())
+        """,
+        env=WITH_TASKS,
     ).check()

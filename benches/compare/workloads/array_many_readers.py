@@ -32,7 +32,7 @@ WORKLOAD = Workload(
     "MB. joblib and Ray get it as an argument (memmap; `put`). `Pool` and `ProcessPoolExecutor` would pickle the array "
     "a hundred times (27 GB): they inherit it over fork, by an initializer, as careful users do; that time includes the "
     "pool's start, as it does in bireme's `initializer_s`. `extra_bytes`: the peak, above what it was before the call, of "
-    "the private pages (PSS) of the process tree and all shared memory; the caller's own array is not in it. An array that changes between two calls is left to the "
+    "the private pages (PSS) of the process tree and all shared memory, in a pool of its own that has seen no such array; the caller's own array is not in it. An array that changes between two calls is left to the "
     "rows above: joblib gives its workers the old values then.",
 )
 
@@ -95,27 +95,42 @@ def many(peer: Any, array: np.ndarray) -> list[float]:
     return list(peer.map(spread, [(array, part) for part in range(100)]))
 
 
+def timed(run: Callable[[np.ndarray], list[float]], name: str, value: float) -> float:
+    """Return the seconds for a hundred tasks on an array of this value."""
+    array = np.full(LENGTH, value)
+    if name != "initializer_s":
+        run(array[:16])  # the pool's workers import NumPy now, not under the clock
+    start = perf_counter()
+    sums = run(array)
+    elapsed = perf_counter() - start
+    assert sums == [PART * value] * 100, f"{name}: a sum is wrong"
+    return elapsed
+
+
+def extra_bytes(run: Callable[[np.ndarray], list[float]], name: str) -> float:
+    """Return how far the memory rises for the array, in a pool that has seen none of its size yet."""
+    array = np.full(LENGTH, 9.0)
+    with peak_footprint() as small:
+        run(array[:16])
+    with peak_footprint() as large:
+        sums = run(array)
+    assert sums == [PART * 9.0] * 100, f"{name}: a sum of the second pass is wrong"
+    # Each run of an initializer has workers of its own, which are not the array.
+    return large.extra_bytes - (small.extra_bytes if name == "initializer_s" else 0)
+
+
 def measure(contender: str, quick: bool) -> Figures:
-    """Time each way with an array of its own; watch the memory in a pass that is not timed."""
+    """Time each way with an array of its own; watch the memory in passes that are not timed."""
     figures: Figures = {}
     with opened(contender) as peer:
         for seed, (name, run) in enumerate(ways(contender, peer).items()):
-            array = np.full(LENGTH, 1.0 + seed)
-            expected = [PART * (1.0 + seed)] * 100
-            if name != "initializer_s":
-                run(array[:16])  # the pool's workers import NumPy now, not under the clock
-            start = perf_counter()
-            sums = run(array)
-            figures[name] = perf_counter() - start
-            assert sums == expected, f"{name}: a sum is wrong"
-            if not quick or name == "tuple_s":
-                del array  # a new one: joblib would answer from the old file if this one changed
-                array = np.full(LENGTH, 9.0)
-                with peak_footprint() as watch:
-                    sums = run(array)
-                assert sums == [PART * 9.0] * 100, f"{name}: a sum of the second pass is wrong"
-                figures[name.replace("_s", "_extra_bytes")] = watch.extra_bytes
-            del array
+            figures[name] = timed(run, name, 1.0 + seed)
+    for name in list(figures):
+        if quick and name != "tuple_s":
+            continue
+        with opened(contender) as peer:
+            run = ways(contender, peer)[name]
+            figures[name.replace("_s", "_extra_bytes")] = extra_bytes(run, name)
     figures["extra_bytes"] = max(
         value for name, value in figures.items() if name.endswith("extra_bytes")
     )

@@ -21,10 +21,14 @@ struct Template {
     words: Option<OwnedFd>,
     pid: i32,
     owner: i32,
+    /// It leaves with its last pool, and gets no more.
+    retires: bool,
 }
 
 /// Bytes that a template may write to standard error until it is ready; memory is taken for what it writes.
 const WORDS_BYTES: usize = 1 << 20;
+/// Templates kept for pools to come; each is an interpreter in memory.
+const MOST_KEPT: usize = 4;
 /// How long a template whose sockets are closed may take to end.
 const LONGEST_END: Duration = Duration::from_secs(2);
 
@@ -56,14 +60,18 @@ pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
     });
     let (ours, theirs) = socket::pair()?;
     let limits = process::limits();
-    let fits = |template: &&Template| template.command == command && template.limits == limits;
-    for template in all.iter().filter(fits) {
-        if socket::send_blocking(&template.main, &Message::Attach.encode(), &[theirs.as_fd()])
-            .is_ok()
-        {
-            return Ok((ours, template.pid));
+    let fits = |template: &Template| {
+        !template.retires && template.command == command && template.limits == limits
+    };
+    for place in (0..all.len()).filter(|place| fits(&all[*place])) {
+        let attach = Message::Attach.encode();
+        if socket::send_blocking(&all[place].main, &attach, &[theirs.as_fd()]).is_ok() {
+            let pid = all[place].pid;
+            all[place..].rotate_left(1); // the one used last is the last
+            return Ok((ours, pid));
         }
     }
+    retire_surplus(&mut all);
     let (main, peer) = socket::pair()?;
     // What it says while it starts is kept, to be told if it does not get far. Then ours is its own.
     let stderr = io::stderr().as_fd().try_clone_to_owned().ok();
@@ -84,8 +92,22 @@ pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
         words,
         pid,
         owner: process::own_pid(),
+        retires: false,
     });
     Ok((ours, pid))
+}
+
+/// Have those leave, with their last pool, that were not used for longest; one more is about to start.
+fn retire_surplus(all: &mut [Template]) {
+    let kept = all.iter().filter(|template| !template.retires).count();
+    for template in all
+        .iter_mut()
+        .filter(|template| !template.retires)
+        .take((kept + 1).saturating_sub(MOST_KEPT))
+    {
+        template.retires =
+            socket::send_blocking(&template.main, &Message::Retire.encode(), &[]).is_ok();
+    }
 }
 
 /// How template `pid`, which hung up, ended, and what it said last; waits for its end.

@@ -56,6 +56,8 @@ pub struct BirthOrder {
 pub enum Message {
     /// Client to template: serve the pool behind the attached socket.
     Attach,
+    /// Client to template: leave once the last of your pools is gone; there will be no more.
+    Retire,
     /// Client to template (fork one) or to a fresh interpreter (you are one).
     Birth(BirthOrder),
     /// Template to client: row, pid; the pidfd is attached.
@@ -157,6 +159,7 @@ impl Message {
             Self::InitializerFailed(text) => bytes(8, text),
             Self::Log(record) => bytes(9, record),
             Self::Whole { id, ticket } => numbers(10, &[*id, *ticket]),
+            Self::Retire => vec![12],
             Self::Refused { row, why } => [numbers(11, &[*row]), why.clone()].concat(),
         }
     }
@@ -199,6 +202,7 @@ impl Message {
                 row: read.u32()?,
                 why: read.0.to_vec(),
             },
+            12 => Self::Retire,
             _ => return None,
         })
     }
@@ -222,6 +226,7 @@ mod tests {
     fn messages_survive_the_wire() {
         for message in [
             Message::Attach,
+            Message::Retire,
             Message::Birth(BirthOrder {
                 row: 1,
                 serial: 2,

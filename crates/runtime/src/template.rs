@@ -34,6 +34,8 @@ pub struct Host {
     stderr: Option<OwnedFd>,
     main: OwnedFd,
     pools: Vec<Pool>,
+    /// No pools will come.
+    retires: bool,
     asked: Option<(usize, Birth)>,
 }
 
@@ -42,7 +44,7 @@ pub struct Host {
 pub enum Asked {
     /// Fork; in the child take [`Host::into_birth`], in the parent call [`Host::forked`].
     Fork,
-    /// Leave: the client is gone and everything of it was ended.
+    /// Leave: the client is gone and everything of it was ended, or the last pool is.
     Leave,
 }
 
@@ -64,6 +66,7 @@ impl Host {
             stderr: fds.pop(),
             main,
             pools: Vec::new(),
+            retires: false,
             asked: None,
         })
     }
@@ -81,6 +84,9 @@ impl Host {
     /// Wait for something that the interpreter must do.
     pub fn wait(&mut self) -> io::Result<Asked> {
         loop {
+            if self.retires && self.pools.is_empty() {
+                return Ok(Asked::Leave);
+            }
             let mut fds = vec![self.client.as_fd(), self.main.as_fd()];
             fds.extend(self.pools.iter().map(|pool| pool.socket.as_fd()));
             fds.extend(
@@ -110,7 +116,8 @@ impl Host {
         let mut buffer = [0; 16];
         match socket::receive(&self.main, &mut buffer, false) {
             Ok((0, _)) => false,
-            Ok((_, fds)) => {
+            Ok((len, fds)) => {
+                self.retires |= Message::decode(&buffer[..len]) == Some(Message::Retire);
                 self.pools.extend(fds.into_iter().map(|socket| Pool {
                     socket,
                     children: Vec::new(),

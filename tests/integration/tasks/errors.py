@@ -15,6 +15,18 @@ class TwoArgumentsError(Exception):
         self.held = first
 
 
+class MadeOfTwoError(Exception):
+    """Its `__new__` needs two arguments, of which it keeps one."""
+
+    def __new__(cls, this: str, that: str) -> MadeOfTwoError:
+        error = super().__new__(cls, this)
+        error.that = that
+        return error
+
+    def __init__(self, this: str, that: str) -> None:
+        super().__init__(this)
+
+
 class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("holds a lock")
@@ -66,6 +78,10 @@ def raise_group() -> NoReturn:
 
 def raise_two_arguments(_: object = None) -> NoReturn:
     raise TwoArgumentsError("this", "that")
+
+
+def raise_made_of_two() -> NoReturn:
+    raise MadeOfTwoError("this", "that")
 
 
 def raise_unpicklable(_: object = None) -> NoReturn:
