@@ -26,14 +26,13 @@ OWNERS = {
     "libc": {"bireme-shm"},
     "rustix": {"bireme-shm"},
     "pyo3": {"bireme-python"},
-    "numpy": {"bireme-python"},
 }
 TEST_MODULE = re.compile(r"^#\[cfg\((?:test|all\(test)", re.MULTILINE)
 
 # The faces: what users call. Nothing below them may know them.
 FACES = {"pool", "_default", "_shared_pool", "_calls"}
 # What runs inside a worker: it starts fast and knows no face.
-INSIDE = {"worker", "_template", "serialize", "errors", "config"}
+INSIDE = {"worker", "_template", "serialize", "errors"}
 LAZY_ALLOWED: set[tuple[str, str]] = set()
 
 

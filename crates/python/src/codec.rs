@@ -191,7 +191,7 @@ unsafe impl Send for Copy {}
 /// Where a value is written to that nobody else knows yet.
 struct Target(*mut u8);
 
-// SAFETY: see `Target`.
+// SAFETY: whoever has the value is the only one who writes there, whichever thread that is.
 unsafe impl Send for Target {}
 
 /// Copies below this size are not worth giving the interpreter's lock up.

@@ -5,7 +5,7 @@
 //! * [`call`] and [`outcome`]: submitted calls and the objects users wait on;
 //! * [`worker`] and [`template`]: the other two kinds of process, [`shared`]: results made in place;
 //! * [`codec`] and [`block`]: values as bytes, memory as buffers.
-#![allow(unsafe_code)] // `block`, `codec`, `worker`: each block says why it is sound
+#![allow(unsafe_code)] // shared memory, and what pyo3 has no safe form of: each block says why it is sound
 
 mod arguments;
 mod block;

@@ -58,16 +58,6 @@ impl Ladder {
         }
     }
 
-    /// Goes straight to the kill: for a process that SIGSTOP holds, and whenever force is asked
-    /// for.
-    #[must_use]
-    pub fn kill_only(now_ns: u64) -> Self {
-        Self {
-            started_ns: now_ns,
-            next: Some((Rung::Kill, now_ns)),
-        }
-    }
-
     /// Returns the rung to climb now, if one is due. At most one a call.
     pub fn step(&mut self, now_ns: u64) -> Option<Rung> {
         let (rung, _) = self.next.filter(|&(_, due_ns)| due_ns <= now_ns)?;

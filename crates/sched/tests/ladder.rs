@@ -22,7 +22,6 @@ fn a_punctual_climb() {
         (Rung::Kill, terminate_ns + TERMINATE_GRACE_NS),
     ];
     assert_eq!(climb(Ladder::start(7)), expected);
-    assert_eq!(climb(Ladder::kill_only(7)), [(Rung::Kill, 7)]);
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Word {
         })
     }
 
-    /// The same word in another state, flags cleared unless `Running`-like.
+    /// The same word in another state.
     #[must_use]
     pub const fn to(self, state: State) -> Self {
         Self { state, ..self }

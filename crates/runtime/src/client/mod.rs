@@ -341,16 +341,6 @@ impl<T: Ticket> Client<T> {
         }
     }
 
-    /// The slot that holds the task whose ticket satisfies `is`, while it has one.
-    pub fn slot_of(&self, is: impl Fn(&T) -> bool) -> Option<u32> {
-        self.state()
-            .inflight
-            .iter()
-            .flatten()
-            .find(|flight| is(&flight.ticket))
-            .map(|flight| flight.slot.index)
-    }
-
     /// Tasks not yet ended.
     pub fn outstanding(&self) -> usize {
         self.state().outstanding
@@ -414,7 +404,7 @@ impl<T: Ticket> Client<T> {
             .collect()
     }
 
-    /// Serial numbers of births, with process ids: who serves which row.
+    /// Process id of the template that serves this pool, if one does.
     pub fn template_pid(&self) -> Option<i32> {
         self.state().template_pid
     }
