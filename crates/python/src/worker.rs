@@ -31,6 +31,9 @@ static CONTROL: Mutex<Option<Arc<Control>>> = Mutex::new(None);
 /// A task that is over sooner has written nothing: a system call takes longer.
 const COULD_WRITE_NS: u64 = 700;
 
+/// A task that is over sooner has started no process: to fork an interpreter takes several times as long.
+const COULD_FORK_NS: u64 = 20_000;
+
 fn control() -> Option<Arc<Control>> {
     let control = CONTROL.lock().unwrap_or_else(PoisonError::into_inner);
     control.clone()
@@ -279,6 +282,11 @@ impl Worker {
         if busy > COULD_WRITE_NS {
             self.state().kernel.look_for_robbery();
         }
+        // Before `Done`: what was asked to stop leaves nobody behind once the client hears of its end,
+        // and its worker, which has claimed nothing else yet, hits nobody else.
+        if busy > COULD_FORK_NS && self.state().kernel.cancelled(slot) {
+            py.detach(|| self.state().kernel.end_family_since(started));
+        }
         let wrote = busy > COULD_WRITE_NS
             && process::bytes_waiting(&self.out) + process::bytes_waiting(&self.err) > 0;
         let finished = {
@@ -295,6 +303,9 @@ impl Worker {
                     process::pause(std::time::Duration::from_secs(1)); // the signal is on its way
                 }
             });
+        }
+        if busy > COULD_FORK_NS {
+            self.state().kernel.settle_family();
         }
         let lent = self.state().lent.take();
         drop(lent); // the last view, unless the task kept one

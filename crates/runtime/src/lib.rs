@@ -9,6 +9,7 @@
 pub mod birth;
 pub mod certificate;
 pub mod client;
+mod family;
 pub mod launcher;
 pub mod limits;
 mod lines;

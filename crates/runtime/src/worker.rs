@@ -4,6 +4,7 @@
 //! waits for the client's end. Nothing here blocks except [`sleep`].
 
 use crate::birth::Birth;
+use crate::family::Family;
 use crate::message::{BirthOrder, Message};
 use crate::watchdog;
 use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
@@ -135,6 +136,7 @@ pub struct Worker {
     forgotten: Vec<u32>,
     claims: u32,
     flags: u32,
+    family: Family,
     /// The socket's number. Another under its descriptor: a task has closed what was open.
     socket_inode: u64,
     robbed: bool,
@@ -198,6 +200,7 @@ impl Worker {
             forgotten: Vec::new(),
             claims: 0,
             flags: 0,
+            family: Family::default(),
         };
         Ok((worker, [boot, story, client, out, err], given))
     }
@@ -219,6 +222,7 @@ impl Worker {
 
     /// Tell the client that tasks may come.
     pub fn tell_ready(&mut self) -> io::Result<()> {
+        self.family.settle(); // what the initializer has started is no task's
         fail::point(Point::BirthReady);
         self.tell(&Message::Ready)?;
         fail::point(Point::BirthWork);
@@ -354,6 +358,16 @@ impl Worker {
             .load(Ordering::Acquire);
         Word::unpack(bits)
             .is_some_and(|word| word.generation == slot.generation && word.cancelled())
+    }
+
+    /// End what the running task has started, which began at `started_ns`.
+    pub fn end_family_since(&self, started_ns: u64) {
+        self.family.end_since(started_ns);
+    }
+
+    /// A task is over: what it has left running is older than whatever comes next.
+    pub fn settle_family(&mut self) {
+        self.family.settle();
     }
 
     /// The segment with this id; waits for its arrival.

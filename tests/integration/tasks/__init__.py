@@ -8,6 +8,7 @@ from tests.integration.tasks.basic import *  # noqa: F403
 from tests.integration.tasks.endless import *  # noqa: F403
 from tests.integration.tasks.ends import *  # noqa: F403
 from tests.integration.tasks.errors import *  # noqa: F403
+from tests.integration.tasks.families import *  # noqa: F403
 from tests.integration.tasks.forks import *  # noqa: F403
 from tests.integration.tasks.robbers import *  # noqa: F403
 from tests.integration.tasks.shared import *  # noqa: F403

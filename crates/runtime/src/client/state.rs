@@ -403,9 +403,6 @@ impl<T: Ticket> Shared<T> {
             lent.handed_over.store(true, Ordering::Release);
             state.arena.set_holder(&lent.block, row);
         }
-        if stop.is_some() {
-            Self::end_children(state, row);
-        }
         let outcome = match data {
             Some(data) => Outcome::Value { kind, data },
             None => Outcome::Unreachable(format!("a result cannot be received: {}", state.refusal)),
@@ -565,14 +562,6 @@ impl<T: Ticket> Shared<T> {
 
     pub(super) fn state_has_news(&self) -> bool {
         self.news.load(Ordering::Acquire)
-    }
-
-    fn end_children(state: &State<T>, row: u32) {
-        if let Some(worker) = state.workers.get(row as usize).and_then(Option::as_ref) {
-            process::descendants(worker.pid)
-                .into_iter()
-                .for_each(process::kill_pid);
-        }
     }
 
     pub(super) fn statistics(&self) -> Statistics {

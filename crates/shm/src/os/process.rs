@@ -243,6 +243,13 @@ pub fn children(pid: i32) -> Vec<i32> {
     found
 }
 
+/// Whether the calling process has children, ended or not. Of a process that adopts orphans: descendants.
+pub fn has_children() -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
+}
+
 /// All descendants of `pid` at this moment, parents before children.
 pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = children(pid);
@@ -355,6 +362,21 @@ fn stat_field<T: std::str::FromStr>(pid: i32, number: usize) -> Option<T> {
 /// When process `pid` started, in clock ticks since boot: with the id, its identity.
 pub fn start_time(pid: i32) -> Option<u64> {
     stat_field(pid, 22)
+}
+
+/// The moment of the monotonic clock in the ticks of [`start_time`].
+///
+/// The one stands still while the machine sleeps, the other does not: a sleep since then is not seen.
+pub fn ticks_at(moment_ns: u64) -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since_boot = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let then = since_boot.saturating_sub(now_ns().saturating_sub(moment_ns));
+    (u128::from(then) * u128::from(rustix::param::clock_ticks_per_second()) / 1_000_000_000) as u64
+}
+
+/// Whether process `pid` has ended, and nobody has waited for it yet.
+pub fn is_zombie(pid: i32) -> bool {
+    stat_field(pid, 3) == Some('Z')
 }
 
 /// Whether somebody has stopped process `pid`: SIGSTOP, or a terminal.
