@@ -204,7 +204,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
         _surroundings.cap_threads(boot["threads"])
     else:
         _surroundings.apply(boot["surroundings"], main=boot["by_value_main"])
-    os.environ["BIREME_WORKER"] = f"{boot['owner']}:{core.serial}"  # known to whatever it starts
+    os.environ["BIREME_WORKER"] = core.mark  # known by it is whatever this worker starts
     _multiprocessing.be_worker(core.serial, boot["owner"], boot["multiprocessing"], start == "fork")
     _core.set_title(f"bireme:{core.row}:{boot['name']}")
     _reseed()
@@ -233,6 +233,9 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     core.ready()
     core.run(hooks)
     _inherit.send_rest()
+    # A template finds what its workers leave behind without being told. Threads of tasks might still start some.
+    if start != "template" and len(sys._current_frames()) == 1:
+        core.tell_if_alone()
     return 0
 
 

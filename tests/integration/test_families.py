@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+from pathlib import Path
+
 import pytest
 
 import bireme
 from tests.integration import tasks
-from tests.support.processes import is_alive
+from tests.support.processes import is_alive, kill_descendant
 from tests.support.waiting import GENEROUS, poll
 
 START_METHODS = ("template", "fork")  # all four with --every-start-method
@@ -55,3 +60,59 @@ def test_descendants_of_a_stopped_task_are_gone_when_it_ends(make_pool, tmp_path
         result.get(GENEROUS)
     assert not is_alive(int(marker.read_text()))
     assert pool.apply(tasks.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("end", ["retired", "killed"])
+def test_the_end_of_a_worker_hits_no_process_of_another_pool(make_pool, tmp_path, end):
+    """Both are the first worker of their pool."""
+    ending, other = make_pool(1, maxtasksperchild=2), make_pool(1)
+    gate, marker = tmp_path / "gate", tmp_path / "marker"
+    worker = ending.apply(tasks.pid)
+    running = other.apply_async(tasks.run_program_after, (str(gate), str(marker)))
+    assert poll(marker.exists)
+    if end == "killed":
+        assert kill_descendant(worker, number=signal.SIGKILL)
+    assert poll(lambda: ending.apply(tasks.pid) != worker)
+    assert poll(lambda: not is_alive(worker))
+    gate.touch()
+    assert running.get(GENEROUS) == 0
+
+
+def test_what_a_retired_worker_left_running_ends_with_it(make_pool, tmp_path):
+    pool = make_pool(1, maxtasksperchild=1)
+    for i in range(3):
+        child = pool.apply(tasks.leave_running, (str(tmp_path / f"marker{i}"),))
+        assert poll(lambda child=child: not is_alive(child))
+    assert pool.statistics()["deaths"] == 0
+
+
+@pytest.fixture
+def bystanders():
+    """Start a hundred processes that have nothing to do with any pool."""
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen(["sleep", "3600"])) for _ in range(100)]
+        yield started
+        for process in started:
+            process.kill()
+
+
+def test_nobody_is_looked_for_when_a_worker_leaves_nobody(bystanders):
+    """A search reads of every process there is. Before a fork the thread that reads would be another."""
+    workers = 5
+    with bireme.Pool(1, start_method="spawn", maxtasksperchild=1) as pool:
+        pool.apply(abs, (-1,))
+        before = _reads_of_supervisors()
+        for i in range(workers):
+            assert pool.apply(abs, (-i,)) == i
+        assert _reads_of_supervisors() - before < len(bystanders) * workers
+
+
+def _reads_of_supervisors() -> int:
+    """Return how many calls to read from files their threads have made."""
+    reads = 0
+    for thread in Path("/proc/self/task").iterdir():
+        if (thread / "comm").read_text().startswith("bireme-supervis"):
+            fields = (thread / "io").read_text().split()
+            reads += int(fields[fields.index("syscr:") + 1])
+    assert reads
+    return reads

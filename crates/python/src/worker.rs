@@ -387,6 +387,12 @@ impl Worker {
         self.state().kernel.serial()
     }
 
+    /// What its programs carry in their environment: this worker's alone.
+    #[getter]
+    fn mark(&self) -> String {
+        self.state().kernel.mark()
+    }
+
     /// What the client wrote for every worker: bytes and buffers, the latter private to this process.
     fn boot<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Vec<Bound<'py, PyAny>>)> {
         let len = bireme_shm::os::memory::size(std::os::fd::AsFd::as_fd(&self.boot))? as usize;
@@ -422,6 +428,11 @@ impl Worker {
     /// Tell the client that tasks may come.
     fn ready(&self) -> PyResult<()> {
         Ok(self.state().kernel.tell_ready()?)
+    }
+
+    /// Tell the client, at the very end and while no other thread could start a process, if nobody stays behind.
+    fn tell_if_alone(&self) {
+        self.state().kernel.tell_if_alone();
     }
 
     /// Tell the client that the initializer failed, and how.

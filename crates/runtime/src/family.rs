@@ -34,8 +34,8 @@ impl Family {
     pub(crate) fn end_since(&self, since_ns: u64) {
         let since = process::ticks_at(since_ns);
         for _ in 0..MOST_LOOKS {
-            let mut children = process::children(process::own_pid());
-            children.retain(|pid| self.is_younger(*pid, since) && !process::is_zombie(*pid));
+            let mut children = process::living_children();
+            children.retain(|pid| self.is_younger(*pid, since));
             if children.is_empty() {
                 return;
             }

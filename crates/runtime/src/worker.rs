@@ -215,6 +215,11 @@ impl Worker {
         self.order.serial
     }
 
+    /// What its programs are known by, in their environment.
+    pub fn mark(&self) -> String {
+        self.control.mark_of(self.order.serial)
+    }
+
     /// Another handle of the control socket, for the watchdog.
     pub fn socket(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
@@ -452,6 +457,14 @@ impl Worker {
         }
         self.segments.insert(id, segment);
         Ok(())
+    }
+
+    /// Say that nobody stays behind, if so. No process may be started after this.
+    pub fn tell_if_alone(&self) {
+        if process::living_children().is_empty() {
+            let flags = &self.control.row(self.row).flags;
+            flags.fetch_or(row_flag::ALONE, Ordering::Relaxed); // RELAXED: read after our death
+        }
     }
 
     /// Memory for a result.

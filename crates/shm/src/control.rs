@@ -10,7 +10,7 @@
 //! nothing here is ever borrowed as a plain reference. Offsets are computed from
 //! the counts in the header, which each process checks once when it attaches.
 
-use crate::os::{futex, memory};
+use crate::os::{futex, memory, process};
 use crate::prim::{AtomicU32, AtomicU64, Ordering};
 use crate::view::{View, bitmap_words};
 use std::io;
@@ -42,7 +42,9 @@ pub struct Header {
     pub backlog: AtomicU32,
     /// Workers that live. Written by the client.
     pub alive: AtomicU32,
-    _pad0: [AtomicU32; 6],
+    /// A number of this pool's own. Written once.
+    pool: AtomicU64,
+    _pad0: [AtomicU32; 4],
     tail: Line<AtomicU64>,
     head: Line<AtomicU64>,
     spinner: Line<AtomicU32>,
@@ -90,6 +92,8 @@ pub mod row_flag {
     pub const LEFT: u32 = 2;
     /// Messages wait in the control socket.
     pub const MAIL: u32 = 4;
+    /// The last word of a worker that leaves: nobody stays behind that it has started.
+    pub const ALONE: u32 = 8;
 }
 
 /// Where a message lies: in the slot (`segment == 0`) or in an arena.
@@ -275,6 +279,7 @@ impl Control {
         header.slots.store(slots as u32, Ordering::Relaxed);
         header.rows.store(rows as u32, Ordering::Relaxed);
         header.cores.store(cores, Ordering::Relaxed);
+        header.pool.store(process::random(), Ordering::Relaxed);
         header.arena_limit.0.store(arena_limit, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
         Ok(control)
@@ -322,6 +327,13 @@ impl Control {
             rows,
             at,
         })
+    }
+
+    /// What the worker born as number `serial` of this pool marks its programs with: no other worker of any
+    /// pool, program or container has it.
+    pub fn mark_of(&self, serial: u32) -> String {
+        let pool = self.header().pool.load(Ordering::Relaxed); // RELAXED: written once
+        format!("{pool:016x}:{serial}")
     }
 
     /// Keep the segment out of forked children of this process.

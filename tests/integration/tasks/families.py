@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -52,7 +51,7 @@ def leave_running(marker: str) -> int:
     return child.pid
 
 
-def run_program(seconds: str, marker: str = os.devnull) -> int:
-    """Return the exit code of a program that runs so long."""
-    Path(marker).touch()
-    return subprocess.run(["sleep", seconds], check=False).returncode
+def run_program_after(gate: str, marker: str) -> int:
+    """Return the exit code of a program that runs until `gate` is there."""
+    command = f"touch {marker}; while ! [ -e {gate} ]; do sleep 0.01; done"
+    return subprocess.run(["sh", "-c", command], check=False).returncode

@@ -20,7 +20,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Variable by which programs that a worker started are known: the owner's pid and the worker's serial.
+/// Variable by which programs that a worker started are known: the worker's mark.
 const WORKER_VARIABLE: &str = "BIREME_WORKER";
 /// How long the template may take to tell how a worker ended.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(2);
@@ -33,12 +33,10 @@ impl<T: Ticket> Shared<T> {
     /// Worker `row` has ended.
     pub(super) fn bury(&self, row: u32) {
         self.await_certificate(row);
+        self.end_legacy(row);
         let mut state = self.state();
-        if state.workers[row as usize]
-            .as_ref()
-            .is_none_or(|worker| worker.pid == 0)
-        {
-            return;
+        if !has_ended(&state, row) {
+            return; // somebody else has buried it meanwhile, and the row is another's
         }
         self.hear_worker(&mut state, row);
         self.hear_output(&mut state, row);
@@ -80,21 +78,39 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
-    /// Write the death certificate of worker `row`, end what it left behind; what the crew is to be told.
+    /// End what worker `row`, which has ended, has left behind, where no template does.
+    ///
+    /// Without the lock, unless the worker's last word makes it needless: it looks at every process of the system.
+    fn end_legacy(&self, row: u32) {
+        let flags = self.control.row(row as usize).flags.load(Ordering::Acquire);
+        if matches!(self.config.start, Start::Template(_)) || flags & row_flag::ALONE != 0 {
+            return;
+        }
+        let state = self.state();
+        if !has_ended(&state, row) {
+            return;
+        }
+        let Some(worker) = &state.workers[row as usize] else {
+            return;
+        };
+        let mark = self.control.mark_of(worker.serial);
+        let (socket, since) = (worker.peer_inode, worker.started.unwrap_or(0));
+        drop(state);
+        let legacy = process::Legacy {
+            marker: &format!("{WORKER_VARIABLE}={mark}"),
+            socket,
+            since,
+        };
+        legacy.find().into_iter().for_each(process::kill_pid);
+    }
+
+    /// Write the death certificate of worker `row`, end what was last seen of its family; what the crew is to be told.
     fn certify(&self, state: &mut State<T>, row: u32) -> Option<Event> {
         let oom_before = state.oom_kills;
         let worker = state.workers[row as usize].as_mut()?;
         if worker.ended.is_none() && !matches!(self.config.start, Start::Template(_)) {
             worker.ended = process::reap(worker.pid)
                 .map(|(end, peak_kib)| Ended::new(worker.pid, end, peak_kib));
-        }
-        if !matches!(self.config.start, Start::Template(_)) {
-            let legacy = process::Legacy {
-                marker: &format!("{WORKER_VARIABLE}={}:{}", self.owner, worker.serial),
-                socket: worker.peer_inode,
-                since: worker.started.unwrap_or(0),
-            };
-            legacy.find().into_iter().for_each(process::kill_pid);
         }
         for (pid, started) in std::mem::take(&mut worker.family) {
             if process::start_time(pid) == Some(started) {
@@ -321,6 +337,13 @@ impl<T: Ticket> Shared<T> {
         };
         self.settle(state, flight, fates, row, certificate);
     }
+}
+
+/// Whether the worker of `row` is known, and has ended.
+fn has_ended<T>(state: &State<T>, row: u32) -> bool {
+    let worker = state.workers[row as usize].as_ref();
+    let pidfd = worker.and_then(|worker| worker.pidfd.as_ref());
+    pidfd.is_some_and(process::has_ended)
 }
 
 /// Whether somebody else may have ended a process with this status, by a signal.

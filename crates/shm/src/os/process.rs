@@ -250,6 +250,16 @@ pub fn has_children() -> bool {
     !matches!(waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
 }
 
+/// Process ids of the caller's children that have not ended.
+pub fn living_children() -> Vec<i32> {
+    if !has_children() {
+        return Vec::new();
+    }
+    let mut living = children(own_pid());
+    living.retain(|pid| !is_zombie(*pid));
+    living
+}
+
 /// All descendants of `pid` at this moment, parents before children.
 pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = children(pid);
@@ -331,6 +341,15 @@ pub fn ring(event: impl AsFd) {
 /// Make an event counter unreadable again.
 pub fn hush(event: impl AsFd) {
     let _ = rustix::io::read(event, &mut [0u8; 8]);
+}
+
+/// A number that no other process, here or elsewhere, is likely to get.
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => (now_ns() << 20) ^ own_pid() as u64, // a system without it: unlike those of its neighbours
+    }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the same for all processes of the machine.
