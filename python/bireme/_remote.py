@@ -286,6 +286,12 @@ class Remote:
             story += " (the pool's object_memory)"
         return resource_error(story)
 
+    def overwritten(self) -> BaseException:
+        """Make the exception for a task whose words in shared memory somebody else has written."""
+        error = errors.RemoteError("what shared memory says of the task was overwritten")
+        error.add_note("hint: code in a worker, perhaps a C extension, writes where it may not")
+        return error
+
     def forked(self, owner: int) -> BaseException:
         """Make the exception for use in a forked child."""
         return errors.ForkedError(

@@ -37,11 +37,12 @@ impl Claimed {
         let fields = kernel.slot(slot);
         // RELAXED, all: the word was acquired.
         let load = |field: &AtomicU64| field.load(Ordering::Relaxed);
+        let first = load(&fields.first);
         Self {
             slot,
             kind: fields.kind.load(Ordering::Relaxed),
-            first: load(&fields.first),
-            last: load(&fields.last),
+            first,
+            last: load(&fields.last).max(first),
             base: load(&fields.base),
             seed: load(&fields.seed),
             timed: load(&fields.timeout_ns) != 0,

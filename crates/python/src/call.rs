@@ -60,6 +60,7 @@ enum End {
     Stopped(StopReason),
     Abandoned(Arc<Broken>),
     Unreachable(String),
+    Overwritten,
 }
 
 /// What the kernel hands back with each completion.
@@ -179,6 +180,7 @@ impl Call {
             Outcome::Stopped(reason) => End::Stopped(reason),
             Outcome::Abandoned(broken) => End::Abandoned(broken),
             Outcome::Unreachable(why) => End::Unreachable(why),
+            Outcome::Overwritten => End::Overwritten,
         };
         let start = task.base - self.base;
         self.add(Part {
@@ -346,6 +348,10 @@ impl Part {
             }
             End::Unreachable(why) => {
                 let exception = errors.call_method1("no_memory", (why,))?;
+                (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))
+            }
+            End::Overwritten => {
+                let exception = errors.call_method0("overwritten")?;
                 (first..last).try_for_each(|index| out(index, Item::Raised(exception.clone())))
             }
             End::Abandoned(broken) => {

@@ -162,6 +162,15 @@ pub enum Data {
     Block(Arc<ResultBlock>),
 }
 
+impl Data {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Block(block) => block.location.len,
+        }
+    }
+}
+
 /// A result in a worker's arena; the block is free again when this is dropped.
 #[derive(Debug)]
 pub struct ResultBlock {
@@ -214,6 +223,8 @@ pub enum Outcome {
     },
     /// The results lie in memory that the client could not map: what the system said.
     Unreachable(String),
+    /// The slot says what no process of ours would write.
+    Overwritten,
     /// The (one) item was stopped.
     Stopped(StopReason),
     /// The pool broke, starved or was terminated before the items ran.

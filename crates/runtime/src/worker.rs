@@ -95,6 +95,8 @@ pub enum Finished {
     Published,
     /// The client decided to kill this worker: claim nothing more and wait for the signal.
     Condemned,
+    /// Somebody has written over the slot's word: the client ends the task, nobody else is concerned.
+    Overwritten,
 }
 
 /// Why there is no memory for a result.
@@ -546,8 +548,10 @@ impl Worker {
             Ordering::Relaxed,
         );
         fail::point(Point::FinishDone);
-        if queue::advance(&*self.control, slot, State::Running, State::Done).is_err() {
-            return Finished::Condemned;
+        match queue::advance(&*self.control, slot, State::Running, State::Done) {
+            Ok(_) => {}
+            Err(word) if word.state == State::Condemned => return Finished::Condemned,
+            Err(_) => return Finished::Overwritten,
         }
         fail::point(Point::FinishMark);
         queue::mark_done(&*self.control, slot.index);

@@ -371,7 +371,7 @@ impl Control {
         let rows = (0..self.rows).map(|row| &self.row(row).arena_bytes);
         rows.chain([&self.header().client_bytes.0])
             .map(|bytes| bytes.load(Ordering::SeqCst))
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Slot `index`.

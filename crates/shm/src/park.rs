@@ -59,17 +59,28 @@ impl Wish {
 pub fn wake_one<V: View>(view: &V) -> bool {
     // SYNC(park): with the announcement in `sleep`: publish, fence, look.
     fence(Ordering::SeqCst);
-    if view.spinner().load(Ordering::SeqCst) != 0 {
-        return false;
-    }
+    view.spinner().load(Ordering::SeqCst) == 0 && wake_sleeper(view)
+}
+
+/// Wake one sleeping worker though another one spins: for a tick that finds work queued.
+///
+/// A spinner claims within microseconds, so it may be stopped, and then submitters would wake nobody
+/// until it goes on. The role may be taken from anybody at any time: it only saves wakes. One that lives
+/// finds at the end of its spin that it has no role to give up, and looks at the queue all the same.
+pub fn wake_past_spinner<V: View>(view: &V) -> bool {
+    // SYNC(park): whoever saw the role taken, and woke nobody, published before this.
+    view.spinner().swap(0, Ordering::SeqCst);
+    wake_one(view)
+}
+
+fn wake_sleeper<V: View>(view: &V) -> bool {
     for word in 0..bitmap_words(view.rows()) {
-        let bitmap = view.sleepers(word);
-        let mut bits = bitmap.load(Ordering::SeqCst);
+        let mut bits = sleepers(view, word, Ordering::SeqCst);
         while bits != 0 {
             let bit = bits.trailing_zeros();
             let mask = 1u64 << bit;
             // Whoever clears the bit owes the wake.
-            if bitmap.fetch_and(!mask, Ordering::SeqCst) & mask != 0 {
+            if view.sleepers(word).fetch_and(!mask, Ordering::SeqCst) & mask != 0 {
                 fail::point(Point::WakeWord);
                 wake_row(view, word * 64 + bit as usize);
                 return true;
@@ -78,6 +89,13 @@ pub fn wake_one<V: View>(view: &V) -> bool {
         }
     }
     false
+}
+
+/// Word `word` of the sleepers bitmap, without bits that stand for no row: any process may have set them.
+fn sleepers<V: View>(view: &V, word: usize, order: Ordering) -> u64 {
+    let rows = view.rows() - word * 64;
+    let valid = u64::MAX >> 64usize.saturating_sub(rows);
+    view.sleepers(word).load(order) & valid
 }
 
 /// Wake row `row`, whether or not it announced itself.
@@ -130,7 +148,8 @@ pub fn sleep<V: View>(
 
 /// Whether a worker announced that it sleeps, or spins for want of work.
 pub fn someone_idle<V: View>(view: &V) -> bool {
-    (0..bitmap_words(view.rows())).any(|word| view.sleepers(word).load(Ordering::Relaxed) != 0)
+    // RELAXED: a guess.
+    (0..bitmap_words(view.rows())).any(|word| sleepers(view, word, Ordering::Relaxed) != 0)
         || spins(view)
 }
 
@@ -142,7 +161,7 @@ pub fn spins<V: View>(view: &V) -> bool {
 /// How many workers announced that they sleep.
 pub fn count_sleepers<V: View>(view: &V) -> u32 {
     (0..bitmap_words(view.rows()))
-        .map(|word| view.sleepers(word).load(Ordering::Relaxed).count_ones())
+        .map(|word| sleepers(view, word, Ordering::Relaxed).count_ones()) // RELAXED: a guess
         .sum()
 }
 
@@ -172,7 +191,7 @@ pub fn spin<V: View>(
         spin_hint();
     }
     fail::point(Point::SpinGive);
-    // RELAXED on failure: the role was taken from a row believed dead.
+    // RELAXED on failure: the role was taken away. The fence orders that with the next look as well.
     let _ = view
         .spinner()
         .compare_exchange(me, 0, Ordering::SeqCst, Ordering::Relaxed);

@@ -27,7 +27,7 @@ pub trait View {
     fn done_summary(&self) -> &AtomicU64;
     /// Word `index` of the bitmap of rows that announced that they sleep.
     fn sleepers(&self, index: usize) -> &AtomicU64;
-    /// Row + 1 of the one idle worker that spins, or 0.
+    /// Row + 1 of the one idle worker that spins, or 0. The client may clear it at any time.
     fn spinner(&self) -> &AtomicU32;
     /// The word that row `row` sleeps on: 1 while asleep.
     fn park(&self, row: usize) -> &AtomicU32;

@@ -3,10 +3,11 @@
 
 use bireme_shm::control::{Control, Location};
 use bireme_shm::os::memory::{self, Mapping, Sharing};
+use bireme_shm::park;
 use bireme_shm::prim::Ordering;
 use bireme_shm::queue;
 use bireme_shm::segment::{HEADER_BYTES, Segment};
-use bireme_shm::view::View;
+use bireme_shm::view::{View, bitmap_words};
 use proptest::prelude::*;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -78,6 +79,23 @@ proptest! {
         control.head().store(words[1] >> 1, Ordering::Relaxed);
         control.slot(0).args_at.store(Location { len: words[2], ..Location::default() });
         walk(&control);
+    }
+
+    #[test]
+    fn sleepers_that_no_row_stands_for_are_nobody(rows in 1usize..130, bits: [u64; 3]) {
+        let control = Control::create(8, rows, 1, 0).unwrap();
+        let words = bitmap_words(rows);
+        for (word, bits) in bits.iter().enumerate().take(words) {
+            control.sleepers(word).store(*bits, Ordering::Relaxed);
+        }
+        let sleep = |row: &usize| bits[row / 64] & 1 << (row % 64) != 0;
+        let asleep = (0..rows).filter(sleep).count();
+        prop_assert_eq!(park::count_sleepers(&control) as usize, asleep);
+        prop_assert_eq!(park::someone_idle(&control), asleep != 0);
+        for _ in 0..asleep {
+            prop_assert!(park::wake_one(&control));
+        }
+        prop_assert!(!park::wake_one(&control));
     }
 
     #[test]

@@ -11,6 +11,7 @@ from tests.integration.tasks.errors import *  # noqa: F403
 from tests.integration.tasks.families import *  # noqa: F403
 from tests.integration.tasks.forks import *  # noqa: F403
 from tests.integration.tasks.robbers import *  # noqa: F403
+from tests.integration.tasks.scribblers import *  # noqa: F403
 from tests.integration.tasks.shared import *  # noqa: F403
 from tests.integration.tasks.standard import *  # noqa: F403
 from tests.integration.tasks.talk import *  # noqa: F403

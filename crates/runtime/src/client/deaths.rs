@@ -272,7 +272,8 @@ impl<T: Ticket> Shared<T> {
             let Some(word) = Word::unpack(bits) else {
                 continue;
             };
-            if u32::from(word.worker) != row {
+            // A slot without a task says what it likes.
+            if u32::from(word.worker) != row || state.inflight[index as usize].is_none() {
                 continue;
             }
             let slot = SlotRef {

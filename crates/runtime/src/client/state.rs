@@ -310,6 +310,9 @@ impl<T: Ticket> Shared<T> {
         fields.progress.0.store(task.range.first, Ordering::Relaxed);
         fields.seed.store(task.seed, Ordering::Relaxed);
         ticket.placed(slot.index);
+        if let Some(lost) = Self::take_flight(state, slot.index) {
+            self.complete_damaged(state, lost); // its word said free, and was not written by us
+        }
         state.inflight[slot.index as usize] = Some(Inflight {
             ticket,
             task,
@@ -352,10 +355,8 @@ impl<T: Ticket> Shared<T> {
 
     /// Take one finished slot out. A stale mark does nothing.
     pub(super) fn collect_slot(&self, state: &mut State<T>, index: u32) {
-        let Some(generation) = state.inflight[index as usize]
-            .as_ref()
-            .map(|flight| flight.slot.generation)
-        else {
+        let flight = state.inflight.get(index as usize).and_then(Option::as_ref);
+        let Some(generation) = flight.map(|flight| flight.slot.generation) else {
             return;
         };
         let slot = SlotRef { index, generation };
@@ -383,18 +384,19 @@ impl<T: Ticket> Shared<T> {
         if flags & result_flag::OUTPUT != 0 {
             self.hear_output(state, row);
         }
+        let known = (row as usize) < self.control.rows();
         // An idle worker writes no more: what is left is the last line of this task.
-        if self
-            .control
-            .row(row as usize)
-            .current
-            .load(Ordering::Relaxed)
-            == 0
+        if known
+            && self
+                .control
+                .row(row as usize)
+                .current
+                .load(Ordering::Relaxed)
+                == 0
         {
             self.flush_output(state, row);
         }
         state.statistics.tasks += 1;
-        state.statistics.bytes_received += location.len;
         let data = match inline {
             Some((bytes, len)) => Some(Data::Inline(bytes[..len].into())),
             None => result_block(state, location).map(|block| Data::Block(Arc::new(block))),
@@ -404,7 +406,11 @@ impl<T: Ticket> Shared<T> {
             state.arena.set_holder(&lent.block, row);
         }
         let outcome = match data {
-            Some(data) => Outcome::Value { kind, data },
+            _ if !known => Outcome::Overwritten,
+            Some(data) => {
+                state.statistics.bytes_received += data.len();
+                Outcome::Value { kind, data }
+            }
             None => Outcome::Unreachable(format!("a result cannot be received: {}", state.refusal)),
         };
         let stop = stop.map(|stop| stop.reason);
@@ -436,16 +442,26 @@ impl<T: Ticket> Shared<T> {
     /// Make a slot free and take its task.
     pub(super) fn free_slot(&self, state: &mut State<T>, slot: SlotRef) -> Inflight<T> {
         let word = Word::new(slot.generation.wrapping_add(1), SlotState::Free).pack();
-        let flight = state.inflight[slot.index as usize]
-            .take()
-            .expect("a collected slot has a task");
-        if flight.task.timeout_ns != 0 {
-            state.timed -= 1;
-        }
+        let flight = Self::take_flight(state, slot.index).expect("a collected slot has a task");
         self.control
             .word(slot.index as usize)
             .store(word, Ordering::Release);
         flight
+    }
+
+    fn take_flight(state: &mut State<T>, index: u32) -> Option<Inflight<T>> {
+        let flight = state.inflight[index as usize].take()?;
+        if flight.task.timeout_ns != 0 {
+            state.timed -= 1;
+        }
+        Some(flight)
+    }
+
+    /// End a task whose slot says what none of our processes would write.
+    pub(super) fn complete_damaged(&self, state: &mut State<T>, flight: Inflight<T>) {
+        let stop = flight.stop.map(|stop| stop.reason);
+        let unrun = (flight.ticket, flight.task);
+        self.complete_unrun(state, unrun, Outcome::Overwritten, stop);
     }
 
     pub(super) fn complete(&self, state: &mut State<T>, completion: Completion<T>) {

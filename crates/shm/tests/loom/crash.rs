@@ -115,6 +115,37 @@ fn a_wake_spent_on_the_dead_is_made_good() {
     }
 }
 
+/// A worker without work stops for ever at any step, and is not dead: ticks get the other one to work.
+#[test]
+fn a_stopped_idle_worker_holds_nobody_up() {
+    let idle = |_: &Pool, view: &Mortal<'_>| {
+        park::spin(view, usize::from(DYING), 1, || false);
+        rest(view, usize::from(DYING));
+    };
+    for life in 0..=longest(idle, 0) {
+        check(2, move || {
+            let pool = Pool::new(1, 2);
+            let mut client = Client::default();
+            let stopped = {
+                let pool = Arc::clone(&pool);
+                thread::spawn(move || Mortal::live(&pool, life, |view| idle(&pool, view)))
+            };
+            let survivor = survivor(&pool);
+            client.submit(&pool, 0);
+            stopped.join().unwrap();
+            // One for the stopped worker, which may have announced itself, and one more.
+            for _tick in 0..2 {
+                if !queue::looks_empty(&*pool) {
+                    park::wake_past_spinner(&*pool);
+                }
+            }
+            survivor.join().unwrap();
+            client.drain(&pool);
+            assert_eq!(client.ending(0), Some(Ending::Value(100)));
+        });
+    }
+}
+
 /// A worker claims the first of two tasks and dies while it wakes the next worker.
 #[test]
 fn a_wake_that_dies_with_its_bearer_is_made_good() {

@@ -111,6 +111,25 @@ fn a_spinner_that_gives_up_sees_what_was_published() {
     check(3, || one_sleeper(1));
 }
 
+/// A tick takes the role away from a spinner that lives, whatever it is just doing.
+#[test]
+fn a_spinner_without_its_role_sees_what_was_published() {
+    check(1, || {
+        let (pool, tasks) = (Pool::new(1, 2), Tasks::flags());
+        let workers = [0, 1].map(|row| worker(&pool, &tasks, row, 1));
+        let tick = {
+            let pool = Arc::clone(&pool);
+            thread::spawn(move || park::wake_past_spinner(&*pool))
+        };
+        tasks.publish(&pool, 0);
+        park::wake_one(&*pool);
+        tasks.publish(&pool, 1);
+        park::wake_one(&*pool);
+        join(workers);
+        tick.join().unwrap();
+    });
+}
+
 #[test]
 fn two_tasks_wake_two_sleepers() {
     check(2, || two_sleepers([0, 0], true));
