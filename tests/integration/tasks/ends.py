@@ -108,6 +108,12 @@ def allocate_under_limit(size: int, spare: int) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def stop_others_and_die(pid: int) -> None:
+    """Stop process `pid`, then end this worker."""
+    os.kill(pid, signal.SIGSTOP)
+    die("SIGKILL")
+
+
 def stop_self() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(60)

@@ -190,6 +190,7 @@ impl<T: Ticket> Shared<T> {
             ready_ns: None,
             initializer_failed: false,
             deaf_since_ns: None,
+            dead_since_ns: None,
             became: None,
             socket: Arc::new(ours),
             peer_inode: socket::inode(&birth.socket),

@@ -143,6 +143,10 @@ impl<T: Ticket> Shared<T> {
 
     fn find_overdue(&self, state: &mut State<T>, now: u64) {
         for row in 0..self.control.rows() {
+            let worker = state.workers[row].as_ref();
+            if worker.is_some_and(|worker| worker.dead_since_ns.is_some()) {
+                continue; // its task ended with it
+            }
             let current = self.control.row(row).current.load(Ordering::Relaxed) as usize; // RELAXED: a hint
             let Some(flight) = current
                 .checked_sub(1)

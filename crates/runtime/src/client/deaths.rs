@@ -1,6 +1,6 @@
 //! Deaths: the certificate of a worker that has ended, and what it leaves behind.
 
-use super::state::{Inflight, State};
+use super::state::{Inflight, State, Worker};
 use super::{Shared, Start, Ticket};
 use crate::certificate::{Certificate, read_story};
 use crate::limits;
@@ -18,63 +18,48 @@ use bireme_shm::view::View;
 use bireme_shm::word::{State as SlotState, Word};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Variable by which programs that a worker started are known: the worker's mark.
 const WORKER_VARIABLE: &str = "BIREME_WORKER";
 /// How long the template may take to tell how a worker ended.
-const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(2);
+const CERTIFICATE_PATIENCE_NS: u64 = 2_000_000_000;
 /// How long the row of a worker that nobody was told of waits for its end: somebody may have stopped it.
 const GHOST_NS: u64 = 10_000_000_000;
 /// How long a process may live on after it has closed its control socket.
 const LEAVING_PATIENCE_NS: u64 = 1_000_000_000;
 
 impl<T: Ticket> Shared<T> {
-    /// Worker `row` has ended.
-    pub(super) fn bury(&self, row: u32) {
-        self.await_certificate(row);
-        self.end_legacy(row);
-        let mut state = self.state();
-        if !has_ended(&state, row) {
-            return; // somebody else has buried it meanwhile, and the row is another's
-        }
-        self.hear_worker(&mut state, row);
-        self.hear_output(&mut state, row);
-        self.flush_output(&mut state, row);
-        let Some(event) = self.certify(&mut state, row) else {
-            return;
-        };
-        self.act(&mut state, event);
-        let births = !state.births.is_empty();
-        drop(state);
-        park::wake_client(&*self.control);
-        if births {
-            self.hooks.births_wanted();
+    /// Worker `row` has ended; how is still to be told.
+    pub(super) fn note_death(&self, row: u32) {
+        if let Some(worker) = &mut self.state().workers[row as usize] {
+            worker.dead_since_ns.get_or_insert_with(process::now_ns);
         }
     }
 
-    /// Wait, not for long, until the template tells how a worker ended.
-    fn await_certificate(&self, row: u32) {
-        if !matches!(self.config.start, Start::Template(_)) {
-            return;
+    /// Bury the workers that have ended, but for those whose certificates are still to come. Whether there were any.
+    pub(super) fn bury_the_dead(&self) -> bool {
+        let due = due_for_burial(&self.state());
+        for row in &due {
+            self.end_legacy(*row);
+            self.bury(&mut self.state(), *row);
         }
-        let deadline = process::now_ns() + CERTIFICATE_PATIENCE.as_nanos() as u64;
-        while process::now_ns() < deadline {
-            self.hear_template();
-            let state = self.state();
-            let worker = state.workers[row as usize].as_ref();
-            let asked = worker
-                .filter(|worker| worker.ended.is_none())
-                .and_then(|worker| worker.template.clone());
-            // Another template knows nothing of it.
-            let Some(template) = asked.filter(|asked| {
-                let now = state.template.as_ref();
-                now.is_some_and(|now| Arc::ptr_eq(asked, now))
-            }) else {
-                return;
-            };
-            drop(state);
-            let _ = process::poll(&[template.as_fd()], Some(Duration::from_millis(20)));
+        if due.is_empty() {
+            return false;
+        }
+        park::wake_client(&*self.control);
+        let births = !self.state().births.is_empty();
+        if births {
+            self.hooks.births_wanted();
+        }
+        true
+    }
+
+    fn bury(&self, state: &mut State<T>, row: u32) {
+        self.hear_worker(state, row);
+        self.hear_output(state, row);
+        self.flush_output(state, row);
+        if let Some(event) = self.certify(state, row) {
+            self.act(state, event);
         }
     }
 
@@ -87,9 +72,6 @@ impl<T: Ticket> Shared<T> {
             return;
         }
         let state = self.state();
-        if !has_ended(&state, row) {
-            return;
-        }
         let Some(worker) = &state.workers[row as usize] else {
             return;
         };
@@ -218,6 +200,7 @@ impl<T: Ticket> Shared<T> {
         for (row, worker) in state.workers.iter_mut().enumerate() {
             let Some(worker) = worker.as_mut().filter(|worker| {
                 worker.became.is_none()
+                    && worker.dead_since_ns.is_none()
                     && worker
                         .deaf_since_ns
                         .is_some_and(|since| now - since > LEAVING_PATIENCE_NS)
@@ -340,11 +323,24 @@ impl<T: Ticket> Shared<T> {
     }
 }
 
-/// Whether the worker of `row` is known, and has ended.
-fn has_ended<T>(state: &State<T>, row: u32) -> bool {
-    let worker = state.workers[row as usize].as_ref();
-    let pidfd = worker.and_then(|worker| worker.pidfd.as_ref());
-    pidfd.is_some_and(process::has_ended)
+/// The rows of workers that have ended and whose certificates are not to come any more.
+fn due_for_burial<T>(state: &State<T>) -> Vec<u32> {
+    let now = process::now_ns();
+    let due = |worker: &Worker| {
+        let dead = worker.dead_since_ns.filter(|_| worker.pid != 0);
+        dead.is_some_and(|since| !awaits_certificate(state, worker, now - since))
+    };
+    let rows = (0..).zip(&state.workers);
+    rows.filter_map(|(row, worker)| worker.as_ref().is_some_and(due).then_some(row))
+        .collect()
+}
+
+/// Whether the template may still tell how a worker ended. Another template knows nothing of it.
+fn awaits_certificate<T>(state: &State<T>, worker: &Worker, dead_for_ns: u64) -> bool {
+    let templates = worker.template.as_ref().zip(state.template.as_ref());
+    worker.ended.is_none()
+        && dead_for_ns < CERTIFICATE_PATIENCE_NS
+        && templates.is_some_and(|(asked, now)| Arc::ptr_eq(asked, now))
 }
 
 /// Whether somebody else may have ended a process with this status, by a signal.

@@ -137,6 +137,8 @@ pub(crate) struct Shared<T> {
     /// The supervisor was stopped around a fork; the next use starts it again.
     paused: AtomicBool,
     thread: Mutex<supervisor::Handle>,
+    /// Whose turn it is to supervise: the thread's as long as it runs, else a caller's.
+    turn: Mutex<()>,
 }
 
 impl<T: Ticket> Client<T> {
@@ -169,6 +171,7 @@ impl<T: Ticket> Client<T> {
             luck: AtomicU32::new(0),
             paused: AtomicBool::new(false),
             thread: Mutex::new(supervisor::Handle::default()),
+            turn: Mutex::new(()),
         });
         let client = Self { shared };
         // Nothing is started that nobody could end: the supervisor comes first.
@@ -197,8 +200,8 @@ impl<T: Ticket> Client<T> {
     pub fn supervise_if_paused(&self) {
         // RELAXED: who misses a pause just begun finds it at its next look
         if self.shared.paused.load(Ordering::Relaxed) && supervisor::ensure(&self.shared).is_err() {
-            // Without a thread to be had the callers supervise; the next one tries again.
-            let _ = self.shared.supervise_once(Some(Duration::ZERO));
+            // Without a thread to be had the callers supervise.
+            self.shared.supervise_in_passing();
         }
     }
 

@@ -18,8 +18,8 @@ use std::os::fd::AsFd;
 const TICK_NS: u64 = 50_000_000;
 /// How long a worker may take from the claim of a task to its beginning: it takes about 100 ns.
 const CLAIM_NS: u64 = 500_000_000;
-/// How long a template may leave an order unanswered before somebody looks whether it was stopped.
-const ORDER_NS: u64 = 500_000_000;
+/// How long a template may leave a birth or a death untold before somebody looks whether it was stopped.
+const ANSWER_NS: u64 = 500_000_000;
 
 impl<T: Ticket> Shared<T> {
     /// Take back what was claimed and not begun, collect what has ended and is not marked, have what is
@@ -94,16 +94,19 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
-    /// A stopped template forks nobody, and is nobody's to stop: whoever wants that stops the caller too.
+    /// A stopped template forks and reaps nobody, and is nobody's to stop: whoever wants that stops the caller too.
     fn rouse_template(state: &State<T>, now: u64) {
         let Some(pid) = state.template_pid else {
             return;
         };
-        let late = state
-            .workers
-            .iter()
-            .flatten()
-            .any(|worker| worker.is_unborn() && now - worker.ordered_ns > ORDER_NS);
+        let late = state.workers.iter().flatten().any(|worker| {
+            let asked_ns = if worker.is_unborn() {
+                Some(worker.ordered_ns)
+            } else {
+                worker.dead_since_ns
+            };
+            asked_ns.is_some_and(|asked_ns| now - asked_ns > ANSWER_NS)
+        });
         if late && process::is_stopped(pid) {
             process::continue_pid(pid);
         }

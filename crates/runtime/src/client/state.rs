@@ -82,6 +82,8 @@ pub(super) struct Worker {
     pub(super) initializer_failed: bool,
     /// When its control socket closed: it is ending, or it has become another program.
     pub(super) deaf_since_ns: Option<u64>,
+    /// When its descriptor told its end. It is buried once its certificate is there, or not awaited any more.
+    pub(super) dead_since_ns: Option<u64>,
     /// The program that it has become.
     pub(super) became: Option<String>,
     pub(super) socket: Arc<OwnedFd>,

@@ -14,7 +14,7 @@ use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use bireme_shm::queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// While anything is outstanding the supervisor looks around so often: a wake that
@@ -110,6 +110,7 @@ enum Source {
 impl<T: Ticket> Shared<T> {
     fn supervise(self: &Arc<Self>, stop: &AtomicBool) {
         process::block_signals();
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         while !stop.load(Ordering::SeqCst) && !self.state().finished {
             let timeout = self.next_timeout();
             if self.supervise_once(timeout).is_err() {
@@ -118,13 +119,24 @@ impl<T: Ticket> Shared<T> {
         }
     }
 
-    /// Wait until something happens, and see to it.
-    pub(super) fn supervise_once(&self, timeout: Option<Duration>) -> io::Result<()> {
+    /// See to what has happened, in a caller's thread, unless somebody else is just doing that.
+    pub(super) fn supervise_in_passing(&self) {
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let _ = self.supervise_once(Some(Duration::ZERO)); // the next one tries again
+    }
+
+    /// Wait until something happens, and see to it. For who has the turn: what a descriptor tells is of
+    /// the worker that had it when the wait began.
+    fn supervise_once(&self, timeout: Option<Duration>) -> io::Result<()> {
         let sources = self.sources();
         let borrowed: Vec<BorrowedFd<'_>> = sources.iter().map(|(fd, _)| fd.as_fd()).collect();
         let ready = process::poll(&borrowed, timeout)?;
         self.deep.store(false, Ordering::SeqCst);
-        let (mut wake, mut dead) = (false, Vec::new());
+        let mut wake = false;
         for source in sources
             .iter()
             .zip(ready)
@@ -136,19 +148,17 @@ impl<T: Ticket> Shared<T> {
                 Source::Template => self.hear_template(),
                 Source::Worker(row) => self.hear_worker(&mut self.state(), row),
                 Source::Output(row) => self.hear_output(&mut self.state(), row),
-                Source::Death(row) => dead.push(row),
+                Source::Death(row) => self.note_death(row),
             }
             wake = true;
         }
-        for row in &dead {
-            self.bury(*row);
-        }
-        self.look_around(wake, &dead);
+        let buried = self.bury_the_dead();
+        self.look_around(wake, buried);
         Ok(())
     }
 
     /// What to do whatever woke the thread.
-    fn look_around(&self, wake: bool, dead: &[u32]) {
+    fn look_around(&self, wake: bool, buried: bool) {
         let mut state = self.state();
         for worker in state.workers.iter_mut().flatten() {
             worker.flush_outbox();
@@ -164,7 +174,7 @@ impl<T: Ticket> Shared<T> {
         self.help_past(&mut state);
         self.end_strangers(&mut state);
         self.lay_to_rest(&mut state);
-        if dead.is_empty() {
+        if !buried {
             self.note_families(&mut state);
         }
         if Self::next_birth_ns(&state).is_some_and(|due| due <= now) {
@@ -205,7 +215,10 @@ impl<T: Ticket> Shared<T> {
         let crew = Self::next_birth_ns(&state)
             .map(|due| Duration::from_nanos(due.saturating_sub(process::now_ns()).max(1_000_000)));
         let pursuit = Self::next_pursuit_ns(&state).map(Duration::from_nanos);
-        let moving = |worker: &Worker| worker.deaf_since_ns.is_some() || worker.pid == 0;
+        let moving = |worker: &Worker| {
+            let ends = worker.deaf_since_ns.or(worker.dead_since_ns);
+            ends.is_some() || worker.pid == 0
+        };
         let busy = state.outstanding > 0 || state.workers.iter().flatten().any(moving);
         let busy = busy.then_some(SLOW_TICK);
         let backlog = (!state.backlog.is_empty()).then_some(Duration::from_millis(5));
@@ -239,10 +252,10 @@ impl<T: Ticket> Shared<T> {
             let Some(worker) = worker.as_ref().filter(|worker| !worker.is_unborn()) else {
                 continue;
             };
+            let pidfd = worker.pidfd.iter();
             wanted.extend(
-                worker
-                    .pidfd
-                    .iter()
+                pidfd
+                    .filter(|_| worker.dead_since_ns.is_none())
                     .map(|fd| (Arc::clone(fd), Source::Death(row))),
             );
             if !listens {
