@@ -465,3 +465,39 @@ def test_a_cpu_quota_is_honoured(run_script):
         ).check()
     finally:
         assert poll(lambda: _remove(group), timeout=10)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, who is under the limit")
+def test_too_many_descriptors_under_way(run_script):
+    """A segment that cannot be sent now is sent when the system takes it."""
+    result = run_script(
+        """
+        import array, errno, os, resource, socket, threading
+        import bireme
+
+        if __name__ == "__main__":
+            with bireme.Pool(1) as pool:
+                pool.apply(abs, (-1,))
+                hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+                rights = array.array("i", [0] * 100)
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                for _ in range(20):
+                    try:
+                        ours.sendmsg([b"x"], ancillary, socket.MSG_DONTWAIT)
+                    except OSError as error:
+                        assert error.errno == errno.ETOOMANYREFS
+                        break
+                else:
+                    raise AssertionError("no limit")
+                results = [pool.apply_async(len, (bytearray(64 << 20),)) for _ in range(2)]
+                threading.Timer(0.3, lambda: (ours.close(), theirs.close())).start()
+                assert [result.get(30) for result in results] == [64 << 20] * 2
+                print("sent", flush=True)
+                os._exit(0)  # another user's workers cannot be ended from here, but by the template
+        """
+    )
+    assert result.stdout.split() == ["sent"], result

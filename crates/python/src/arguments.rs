@@ -111,7 +111,7 @@ impl Worker {
         task: &Claimed,
     ) -> PyResult<Source> {
         if task.shape() == form::RANGE {
-            let (bytes, _) = self.bytes(task.slot)?;
+            let (bytes, _) = self.bytes(py, task.slot)?;
             let (start, step) = codec::unpack_range(bytes.as_slice())?;
             return Ok(Source::Range { start, step });
         }
@@ -132,7 +132,7 @@ impl Worker {
             mode::CALL if shape == form::EMPTY => Ok(vec![PyTuple::empty(py).into_any()]),
             mode::CALL | mode::CALL_WITH_KEYWORDS => Ok(vec![self.payload(py, hooks, task)?]),
             _ if matches!(shape, form::INTS | form::FLOATS | form::RANGE) => {
-                let (bytes, _) = self.bytes(task.slot)?;
+                let (bytes, _) = self.bytes(py, task.slot)?;
                 codec::unpack_items(py, shape, bytes.as_slice(), task.first, task.last)
             }
             _ => {
@@ -166,10 +166,10 @@ impl Worker {
             }
             (id, fields.function_at.load())
         };
-        let segment = self.state().kernel.segment(location.segment)?;
+        let segment = self.segment(py, location.segment)?;
         let whole = self.state().kernel.lease(location.segment).is_some();
         let (start, hold): (*mut u8, Option<Hold>) = if whole {
-            let (start, hold) = self.see(location.segment, location.offset, location.len)?;
+            let (start, hold) = self.see(py, location.segment, location.offset, location.len)?;
             (start, Some(hold))
         } else {
             let outside = || PyRuntimeError::new_err("a function lies outside of its segment");
@@ -189,12 +189,30 @@ impl Worker {
         Ok(function)
     }
 
+    /// The segment with this id. While it is awaited other threads run, and signals are answered.
+    fn segment(&self, py: Python<'_>, id: u32) -> PyResult<Arc<Segment>> {
+        let mut awaited = None;
+        loop {
+            let arrived = self.state().kernel.segment(id)?;
+            if let Some(segment) = arrived {
+                return Ok(segment);
+            }
+            let arrival = awaited.get_or_insert_with(|| self.state().kernel.arrival(id));
+            py.detach(|| arrival.wait())?;
+            py.check_signals()?;
+        }
+    }
+
     /// See a part of a shared segment in place, private to this process.
-    fn see(&self, segment: u32, offset: u64, len: u64) -> PyResult<(*mut u8, Hold)> {
-        let (segment, lease) = {
-            let mut state = self.state();
-            (state.kernel.segment(segment)?, state.kernel.lease(segment))
-        };
+    fn see(
+        &self,
+        py: Python<'_>,
+        segment: u32,
+        offset: u64,
+        len: u64,
+    ) -> PyResult<(*mut u8, Hold)> {
+        let segment = self.segment(py, segment)?;
+        let lease = self.state().kernel.lease(segment.id());
         let mapping = segment.private_view(offset, len)?;
         Ok((
             mapping.base(),
@@ -206,14 +224,18 @@ impl Worker {
     }
 
     /// The bytes of the payload: copied from the slot, or in place with what keeps them.
-    fn bytes(&self, slot: SlotRef) -> PyResult<(PayloadBytes, Option<Place>)> {
-        let mut state = self.state();
-        let location = state.kernel.slot(slot).args_at.load();
-        if location.segment == 0 {
-            let (bytes, len) = state.kernel.slot(slot).read_inline_args(location.len);
-            return Ok((PayloadBytes::Inline(bytes, len), None));
-        }
-        let segment = state.kernel.segment(location.segment)?;
+    fn bytes(&self, py: Python<'_>, slot: SlotRef) -> PyResult<(PayloadBytes, Option<Place>)> {
+        let location = {
+            let state = self.state();
+            let fields = state.kernel.slot(slot);
+            let location = fields.args_at.load();
+            if location.segment == 0 {
+                let (bytes, len) = fields.read_inline_args(location.len);
+                return Ok((PayloadBytes::Inline(bytes, len), None));
+            }
+            location
+        };
+        let segment = self.segment(py, location.segment)?;
         let start = segment
             .block(location.offset, location.len)
             .ok_or_else(|| PyRuntimeError::new_err("a payload lies outside of its segment"))?;
@@ -229,12 +251,12 @@ impl Worker {
         hooks: &Hooks<'py>,
         task: &Claimed,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (bytes, place) = self.bytes(task.slot)?;
+        let (bytes, place) = self.bytes(py, task.slot)?;
         let hold = place
             .filter(|_| task.kind & flag::LENT != 0)
             .map(|(segment, location)| -> Hold { Arc::new(Lease::new(segment, location.ticket)) });
         self.state().lent.clone_from(&hold);
-        let mut resolve = |segment, offset, len| self.see(segment, offset, len);
+        let mut resolve = |segment, offset, len| self.see(py, segment, offset, len);
         let arrived = Arrived {
             bytes: bytes.as_slice(),
             hold,

@@ -65,7 +65,7 @@ impl Birth {
     pub fn send_to_interpreter(&self, peer: impl AsFd) -> io::Result<()> {
         let mut fds = self.fds();
         fds.pop();
-        socket::send_blocking(peer, &Message::Birth(self.order).encode(), &fds)
+        socket::send(peer, &Message::Birth(self.order).encode(), &fds)
     }
 
     /// Read the package that the client sent over `socket`, which becomes the control socket.

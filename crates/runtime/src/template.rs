@@ -162,7 +162,9 @@ impl Host {
         let pool = &mut self.pools[index];
         let answer = match result.and_then(|pid| {
             let errno = |error: io::Error| error.raw_os_error().unwrap_or(0);
-            process::open(pid).map(|pidfd| (pid, pidfd)).map_err(errno)
+            process::open_newborn(pid)
+                .map(|pidfd| (pid, pidfd))
+                .map_err(errno)
         }) {
             Ok((pid, pidfd)) => {
                 let sent = socket::send_blocking(

@@ -31,6 +31,8 @@ const SPIN_ROUNDS: u32 = 3_000;
 const SHORT_SPIN: u32 = 128;
 /// How long a worker waits for a segment that a task names.
 const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits before it looks for signals.
+const ARRIVAL_SLICE: Duration = Duration::from_millis(100);
 /// Idle time after which a worker gives its free memory back.
 pub const TRIM_AFTER: Duration = Duration::from_secs(5);
 
@@ -142,6 +144,34 @@ pub struct Worker {
     /// The socket's number. Another under its descriptor: a task has closed what was open.
     socket_inode: u64,
     robbed: bool,
+}
+
+/// A segment that a task names is under way. Waiting for it needs nothing of the worker, which others may use.
+#[derive(Debug)]
+pub struct Arrival {
+    id: u32,
+    /// The control socket; `None` without a descriptor to be had for it.
+    socket: Option<OwnedFd>,
+    deadline_ns: u64,
+}
+
+impl Arrival {
+    /// Wait a little for messages.
+    ///
+    /// # Errors
+    /// `TimedOut` once it has been awaited for long.
+    pub fn wait(&self) -> io::Result<()> {
+        if process::now_ns() > self.deadline_ns {
+            let story = format!("segment {} did not arrive", self.id);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, story));
+        }
+        if let Some(socket) = &self.socket {
+            process::poll(&[socket.as_fd()], Some(ARRIVAL_SLICE))?;
+        } else {
+            process::pause(ARRIVAL_SLICE / 10);
+        }
+        Ok(())
+    }
 }
 
 /// Note which item of a running task comes next, and when it begins if its time is limited.
@@ -275,7 +305,7 @@ impl Worker {
     fn read_mail(&mut self) {
         let flags = &self.control.row(self.row).flags;
         flags.fetch_and(!row_flag::MAIL, Ordering::SeqCst); // SYNC(mail): before reading
-        let _ = self.read_socket(false);
+        let _ = self.read_socket();
     }
 
     /// Segments that will not be named again: what was made of their bytes may go.
@@ -322,7 +352,7 @@ impl Worker {
 
     /// Give free memory back, drop what the client has forgotten.
     pub fn tidy(&mut self) {
-        let _ = self.read_socket(false);
+        let _ = self.read_socket();
         lease::unpin();
         self.arena.trim();
     }
@@ -377,23 +407,23 @@ impl Worker {
         self.family.settle();
     }
 
-    /// The segment with this id; waits for its arrival.
-    pub fn segment(&mut self, id: u32) -> io::Result<Arc<Segment>> {
-        let deadline = process::now_ns() + SEGMENT_PATIENCE.as_nanos() as u64;
-        loop {
-            if let Some(segment) = self.segments.get(&id) {
-                return Ok(Arc::clone(segment));
-            }
+    /// The segment with this id, if it has arrived.
+    pub fn segment(&mut self, id: u32) -> io::Result<Option<Arc<Segment>>> {
+        if !self.segments.contains_key(&id) {
             if let Some((fd, ticket)) = self.unmapped.remove(&id) {
                 self.map(id, fd, ticket)?;
-                continue;
             }
-            if !self.read_socket(true)? && process::now_ns() > deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("segment {id} did not arrive"),
-                ));
-            }
+            self.read_socket()?;
+        }
+        Ok(self.segments.get(&id).map(Arc::clone))
+    }
+
+    /// What to wait with until [`segment`](Self::segment) is asked again.
+    pub fn arrival(&self, id: u32) -> Arrival {
+        Arrival {
+            id,
+            socket: self.socket.try_clone().ok(),
+            deadline_ns: process::now_ns() + SEGMENT_PATIENCE.as_nanos() as u64,
         }
     }
 
@@ -402,24 +432,18 @@ impl Worker {
         self.leases.get(&id).map(Arc::clone)
     }
 
-    /// Handle waiting messages; waits a little for one if asked. `false` when none came.
-    fn read_socket(&mut self, wait: bool) -> io::Result<bool> {
+    /// Handle waiting messages.
+    fn read_socket(&mut self) -> io::Result<()> {
         let mut buffer = [0; 64];
-        let mut any = false;
-        if wait {
-            process::poll(&[self.socket.as_fd()], Some(Duration::from_millis(100)))?;
-        }
         loop {
             match socket::receive(&self.socket, &mut buffer, false) {
                 Ok((0, _)) => watchdog::give_up(),
                 Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
                     Some(Message::Segment(id)) if fds.len() == 1 => {
                         self.map(id, fds.pop().expect("one"), None)?;
-                        any = true;
                     }
                     Some(Message::Whole { id, ticket }) if fds.len() == 1 => {
                         self.map(id, fds.pop().expect("one"), Some(ticket))?;
-                        any = true;
                     }
                     Some(Message::Forget(id)) => {
                         self.unmapped.remove(&id);
@@ -429,7 +453,7 @@ impl Worker {
                     }
                     _ => {} // not for us: a newer client may say more
                 },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }

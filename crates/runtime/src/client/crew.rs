@@ -224,7 +224,7 @@ impl<T: Ticket> Shared<T> {
             Start::Interpreter(command) => {
                 birth.send_to_interpreter(&worker.socket)?;
                 let pid = launcher::start(command, birth.socket, None)?;
-                (worker.pid, worker.pidfd) = (pid, Some(Arc::new(process::open(pid)?)));
+                (worker.pid, worker.pidfd) = (pid, Some(Arc::new(process::open_newborn(pid)?)));
                 worker.started = process::start_time(pid);
                 next = Some(Event::Born { row });
             }

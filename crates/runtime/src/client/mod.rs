@@ -482,8 +482,10 @@ impl<T: Ticket> Client<T> {
 
     /// Tell that the worker for `row` was forked as `pid`, or why not.
     pub fn born(&self, row: u32, pid: io::Result<i32>) {
-        self.shared
-            .born(row, pid.and_then(|pid| Ok((pid, process::open(pid)?))));
+        self.shared.born(
+            row,
+            pid.and_then(|pid| Ok((pid, process::open_newborn(pid)?))),
+        );
         process::ring(&self.shared.kick);
     }
 

@@ -140,7 +140,7 @@ impl Worker {
                 }
             };
             match sent {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if socket::may_pass(&error) => return, // the next tick tries again
                 _ => drop(self.outbox.pop_front()),
             }
         }

@@ -14,6 +14,14 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// A descriptor for `pid`, a child that was just born. Without one nobody could watch over it: then it is ended.
+pub fn open_newborn(pid: i32) -> io::Result<OwnedFd> {
+    open(pid).inspect_err(|_| {
+        kill_pid(pid);
+        reap_blocking(pid);
+    })
+}
+
 /// A descriptor for the calling process.
 pub fn open_self() -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(
@@ -367,7 +375,9 @@ pub fn leave(code: i32) -> ! {
 /// Wait for a child that was just killed, and forget it.
 pub fn reap_blocking(pid: i32) {
     // SAFETY: a null status pointer is allowed.
-    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
 }
 
 /// Field `number` (from 3 on, as in the manual) of `/proc/PID/stat`.
@@ -496,5 +506,32 @@ mod tests {
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
         assert_eq!(own_pid(), here);
+    }
+
+    #[test]
+    fn a_newborn_that_nobody_can_watch_is_ended_and_reaped() {
+        // SAFETY: the child allocates nothing and takes no lock, and ends; so does its own, which waits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: as above; the limit is read from a live local.
+            unsafe {
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none);
+                let newborn = libc::fork();
+                if newborn == 0 {
+                    libc::pause();
+                }
+                let refused = open_newborn(newborn).is_err();
+                let left = libc::waitpid(-1, std::ptr::null_mut(), 0) > 0;
+                libc::_exit(i32::from(!refused || left));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: the child is ours, and `status` is written by the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
     }
 }

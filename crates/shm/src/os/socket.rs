@@ -1,5 +1,6 @@
 //! Control sockets: pairs that keep message boundaries and carry descriptors.
 
+use crate::os::process;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -7,7 +8,11 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+/// How often, and after which pauses, what the system has no room for is sent again: one second.
+const SHORTAGE_ROUNDS: u32 = 100;
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 /// Most descriptors that travel with one message: the system's limit (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
 
@@ -24,7 +29,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Send one message with descriptors; never blocks and never raises SIGPIPE.
 ///
 /// # Errors
-/// `WouldBlock` when the peer is slow, `BrokenPipe` when it is gone.
+/// `WouldBlock` when the peer is slow, `BrokenPipe` when it is gone; see [`may_pass`].
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(
         socket,
@@ -34,9 +39,29 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     )
 }
 
-/// As [`send`], but waits while the peer is slow.
+/// As [`send`], but waits while the peer is slow, and a while if the system has no room.
 pub fn send_blocking(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    for _ in 0..SHORTAGE_ROUNDS {
+        match send_with(&socket, bytes, fds, SendFlags::NOSIGNAL) {
+            Err(error) if may_pass(&error) => process::pause(SHORTAGE_PAUSE),
+            other => return other,
+        }
+    }
     send_with(socket, bytes, fds, SendFlags::NOSIGNAL)
+}
+
+/// Whether a message that was not sent may be sent later: the peer is slow, or the system has no memory,
+/// or too many descriptors of this user are under way.
+pub fn may_pass(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [
+        Errno::AGAIN,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::TOOMANYREFS,
+    ];
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| passing.contains(&errno))
 }
 
 fn send_with(
