@@ -8,12 +8,14 @@ import sys
 import traceback
 
 from bireme import _core
+from bireme._remote import LARGEST, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-_LARGEST = 48 << 10  # one record fits one packet
+_STANDARD = frozenset(vars(logging.makeLogRecord({})))
 
 
 class Forwarder(logging.Handler):
@@ -54,16 +56,32 @@ class Forwarder(logging.Handler):
             try:
                 data = pickle.dumps(fields, 5)
             except Exception:  # extra= fields that do not pickle
-                plain = {
-                    k: v for k, v in fields.items() if isinstance(v, (str, int, float, type(None)))
-                }
-                data = pickle.dumps(plain, 5)
-            if len(data) > _LARGEST:
-                fields = {**fields, "msg": str(fields["msg"])[:8192] + " …(cut)", "exc_text": None}
+                plain = (str, int, float, type(None))
+                fields = {k: v for k, v in fields.items() if isinstance(v, plain)}
                 data = pickle.dumps(fields, 5)
+            if len(data) > LARGEST:
+                data = pickle.dumps(_made_to_fit(fields), 5)
             self._send(data)
         except Exception:
             self.handleError(record)
+
+
+def _made_to_fit(fields: dict[str, Any]) -> dict[str, Any]:
+    """Cut the texts, and replace what else is too large by a note, until `LARGEST` bytes hold all."""
+    sizes = {name: len(pickle.dumps(value, 5)) for name, value in fields.items()}
+    left = LARGEST - (64 << 10)  # the names, the pickle's frame
+    fitting = {}
+    # What every record has comes first, and what is small before what is large.
+    for name in sorted(fields, key=lambda name: (name not in _STANDARD, sizes[name])):
+        value, size = fields[name], sizes[name]
+        if size > left:
+            note = f"(left out: {type(value).__name__} of {size} bytes)"
+            value = cut(value, left // 8) if isinstance(value, str) else note
+            size = len(pickle.dumps(value, 5))
+        if size <= left:
+            fitting[name] = value
+            left -= size
+    return fitting
 
 
 def handle(data: bytes) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Record = tuple[str, str, str, "bytes | None", bool]
 
+# Of an exception, or a log record, that travels as a message: a worker's memory is no place for more.
+LARGEST = 16 << 20
+
 
 class TaskStopped(BaseException):
     """Raised in a running task that was cancelled or ran out of time."""
@@ -43,6 +46,14 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as failure:
         return f"(its text raised {failure!r})"
+
+
+def cut(text: str, most: int) -> str:
+    """Leave the middle out of a text of more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} …({len(text) - 2 * half} characters cut)… {text[len(text) - half :]}"
 
 
 def _can_be_made_again(error: BaseException) -> bool:
@@ -133,6 +144,16 @@ def encode(error: BaseException, decoder: Decoder | None = None) -> bytes:
     return pickle.dumps((name, _text(error), text, body, False))
 
 
+def encode_to_fit(error: BaseException, decoder: Decoder | None = None) -> bytes:
+    """Encode `error` for a message: one that is too large travels as its texts."""
+    record = encode(error, decoder)
+    if len(record) <= LARGEST:
+        return record
+    name, text, traceback, _, _ = pickle.loads(record)
+    most = LARGEST // 16  # characters of up to four bytes
+    return pickle.dumps((cut(name, most), cut(text, most), cut(traceback, most), b"", False))
+
+
 class Remote:
     """The owner's side of what workers report.
 
@@ -166,8 +187,8 @@ class Remote:
         if name.endswith("TaskStopped") and body is None:
             return self.stopped(limit, index, index is None, named)
         error: Any = None
-        reason = "it cannot be pickled"
-        if body is not None:
+        reason = "it cannot be pickled" if body is None else "it is too large"
+        if body:
             try:
                 if by_value:
                     payload, buffers = pickle.loads(body)

@@ -228,7 +228,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
             if function is not None:
                 function(*args)
         except BaseException as error:
-            core.initializer_failed(hooks.encode_exception(error))
+            core.initializer_failed(_remote.encode_to_fit(error, hooks.decoder))
             return 1
     core.ready()
     core.run(hooks)

@@ -38,6 +38,41 @@ def test_an_initializer_that_raises(start_method, tmp_path):
     assert "init_raises" in text, "the original traceback"
 
 
+def test_an_initializer_whose_exception_is_large(run_script, start_method):
+    """It arrives whole, or as a stand-in whose texts are cut; it is reported once, not tried again."""
+    run_script(
+        """
+        import os, sys
+        import bireme
+
+        def init(path, size):
+            with open(path, "a") as file:
+                file.write("x")
+            raise ValueError("a" * size + "end")
+
+        if __name__ == "__main__":
+            for size in (30_000, 70_000, 200_000, 20 << 20):
+                path = f"started{size}"
+                pool = bireme.Pool(1, init, (path, size), start_method=sys.argv[1])
+                try:
+                    pool.apply(abs, (1,))
+                except bireme.InitializerError as error:
+                    cause = error.__cause__
+                else:
+                    raise AssertionError("it failed")
+                pool.terminate()
+                assert os.path.getsize(path) == 1, os.path.getsize(path)
+                if size < 1 << 20:
+                    assert type(cause) is ValueError and str(cause) == "a" * size + "end"
+                    continue
+                assert isinstance(cause, bireme.RemoteError), cause
+                assert "ValueError" in str(cause) and "characters cut" in str(cause)
+                assert "too large" in str(cause)
+        """,
+        args=[start_method],
+    ).check()
+
+
 def test_an_initializer_that_exits(start_method):
     error = _fails_with(
         bireme.BiremeError,

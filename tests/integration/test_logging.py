@@ -188,3 +188,98 @@ def test_a_failing_handler_of_the_caller_does_no_harm(make_pool, monkeypatch):
         pytest.fail(f"a handler's error reached the task's caller: {error}")
     finally:
         logging.getLogger("tests.tasks").removeHandler(broken)
+
+
+_LARGE = """
+    import logging, sys
+    import bireme
+
+    def log(size, message="large"):
+        logging.warning(message, extra={"blob": b"x" * size, "short": "kept"})
+
+    def log_text(size, end):
+        logging.warning("a" * size + end)
+
+    def log_in_turns(count):
+        import threading
+        def many():
+            for i in range(count):
+                logging.warning("%d " % i + "y" * 300_000)
+        threads = [threading.Thread(target=many) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    records = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            records.append(record)
+
+    if __name__ == "__main__":
+        logging.getLogger().handlers = [Collector()]
+        with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+            for size in (40_000, 65_000, 66_000, 400_000, 15 << 20):
+                pool.apply(log, (size,))
+                (record,) = records
+                assert record.blob == b"x" * size and record.short == "kept"
+                records.clear()
+            pool.apply(log_text, (1_000_000, "end"))
+            assert records.pop().getMessage() == "a" * 1_000_000 + "end"
+
+            pool.apply(log_in_turns, (10,))  # several under way at a time
+            assert len(records) == 30 and all(len(r.getMessage()) > 300_000 for r in records)
+            records.clear()
+
+            pool.apply(log, (20 << 20,))  # beyond what is sane: never lost
+            record = records.pop()
+            assert record.getMessage() == "large" and record.short == "kept"
+            assert "left out" in record.blob and str(20 << 20)[:4] in record.blob, record.blob
+            pool.apply(log_text, (20 << 20, "end"))
+            message = records.pop().getMessage()
+            assert message.startswith("aaa") and message.endswith("aend"), message[-20:]
+            assert "characters cut" in message
+            assert not records
+"""
+
+
+def test_a_large_record_arrives_whole(run_script, start_method):
+    """In several packets; one beyond all measure is cut, and says so."""
+    result = run_script(_LARGE, args=[start_method]).check()
+    assert "Traceback" not in result.stderr, result.stderr
+
+
+def test_a_task_that_waits_to_log_can_be_stopped(run_script):
+    """The caller's handler takes nothing, so the worker waits; its time limit ends the task, not the worker."""
+    run_script(
+        """
+        import logging, os, threading
+        import bireme
+
+        def flood(size):
+            while True:
+                logging.warning("x" * size)
+
+        class Gate(logging.Handler):
+            def emit(self, record):
+                gate.wait()
+
+        if __name__ == "__main__":
+            gate = threading.Event()
+            logging.getLogger().handlers = [Gate()]
+            with bireme.Pool(1) as pool:
+                worker = pool.apply(os.getpid)
+                for size in (1000, 300_000):  # in one packet, or in several
+                    gate.clear()
+                    result = pool.options(task_timeout=1).apply_async(flood, (size,))
+                    threading.Timer(4, gate.set).start()
+                    try:
+                        result.get()
+                    except bireme.TaskTimeoutError:
+                        pass
+                    else:
+                        raise AssertionError("no limit")
+                    assert pool.apply(os.getpid) == worker, "the worker was killed"
+        """
+    ).check()

@@ -12,7 +12,7 @@ use bireme_runtime::watchdog::Watchdog;
 use bireme_runtime::worker::{self as kernel, Finished, Next, ResultPlace, TRIM_AFTER};
 use bireme_shm::control::{Control, INLINE_BYTES};
 use bireme_shm::os::memory::{Mapping, Sharing};
-use bireme_shm::os::process;
+use bireme_shm::os::{process, socket};
 use bireme_shm::prim::{AtomicBool, AtomicU64, Ordering};
 use bireme_shm::queue::SlotRef;
 use bireme_shm::view::View;
@@ -20,6 +20,7 @@ use bireme_shm::word::Word;
 use pyo3::prelude::*;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The slot that the main thread runs: `generation << 32 | index + 1`, or 0.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
@@ -30,6 +31,8 @@ static CONTROL: Mutex<Option<Arc<Control>>> = Mutex::new(None);
 
 /// A task that is over sooner has written nothing: a system call takes longer.
 const COULD_WRITE_NS: u64 = 700;
+/// Longest wait for a client that does not listen: signals, and the descriptor, are looked at in between.
+const TELL_SLICE: Duration = Duration::from_millis(50);
 
 /// A task that is over sooner has started no process: to fork an interpreter takes several times as long.
 const COULD_FORK_NS: u64 = 20_000;
@@ -118,6 +121,23 @@ impl Worker {
             return (next, Vec::new());
         }
         (next, state.functions.forget(&segments))
+    }
+
+    /// Tell the client something. While it does not listen other threads run, and a signal's handler may
+    /// end the wait.
+    fn tell(&self, py: Python<'_>, message: &Message) -> PyResult<()> {
+        let (number, packets) = self.state().kernel.packets(message);
+        for packet in &packets {
+            while !self.state().kernel.tell(packet)? {
+                let line = self.state().kernel.line();
+                py.detach(|| socket::wait_writable(&*line, TELL_SLICE));
+                if let Err(raised) = py.check_signals() {
+                    self.state().kernel.give_up(number);
+                    return Err(raised);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Run one task.
@@ -300,7 +320,7 @@ impl Worker {
         if finished == Finished::Condemned {
             py.detach(|| {
                 loop {
-                    process::pause(std::time::Duration::from_secs(1)); // the signal is on its way
+                    process::pause(Duration::from_secs(1)); // the signal is on its way
                 }
             });
         }
@@ -436,8 +456,8 @@ impl Worker {
     }
 
     /// Tell the client that the initializer failed, and how.
-    fn initializer_failed(&self, why: Vec<u8>) -> PyResult<()> {
-        Ok(self.state().kernel.tell(&Message::InitializerFailed(why))?)
+    fn initializer_failed(&self, py: Python<'_>, why: Vec<u8>) -> PyResult<()> {
+        self.tell(py, &Message::InitializerFailed(why))
     }
 
     /// Memory of `len` bytes that becomes a result without a copy.
@@ -449,8 +469,8 @@ impl Worker {
     }
 
     /// Send an encoded log record.
-    fn log(&self, record: Vec<u8>) -> PyResult<()> {
-        Ok(self.state().kernel.tell(&Message::Log(record))?)
+    fn log(&self, py: Python<'_>, record: Vec<u8>) -> PyResult<()> {
+        self.tell(py, &Message::Log(record))
     }
 
     /// Run tasks until the pool has no more use for this worker.
@@ -502,7 +522,7 @@ impl Worker {
 }
 
 impl Worker {
-    fn sleep(&self, limit: Option<std::time::Duration>) {
+    fn sleep(&self, limit: Option<Duration>) {
         // The lock is not held asleep: background threads of a task may log.
         let (control, row) = {
             let state = self.state();

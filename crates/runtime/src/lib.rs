@@ -15,6 +15,7 @@ pub mod limits;
 mod lines;
 pub mod message;
 pub mod parcel;
+mod parts;
 pub mod task;
 pub mod template;
 pub mod watchdog;

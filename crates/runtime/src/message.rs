@@ -1,7 +1,8 @@
 //! The rare messages between client, template and workers, over control sockets.
 //!
 //! One message is one packet: a tag byte, the numbers in little-endian order, then
-//! free bytes; descriptors travel beside it. Tasks and results never pass here.
+//! free bytes; descriptors travel beside it. What a worker says at length comes in several: see
+//! [`crate::parts`]. Tasks and results never pass here.
 
 use bireme_shm::os::process::End;
 
@@ -100,6 +101,17 @@ pub enum Message {
     InitializerFailed(Vec<u8>),
     /// Worker to client: an encoded log record.
     Log(Vec<u8>),
+    /// Worker to client: bytes of a message that is too long for one packet.
+    Part {
+        /// Which message; the worker counts them.
+        of: u32,
+        /// Nonzero when these are its last.
+        last: u32,
+        /// The bytes that come next.
+        bytes: Vec<u8>,
+    },
+    /// Worker to client: the rest of this long message will not come.
+    GivenUp(u32),
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -159,8 +171,10 @@ impl Message {
             Self::InitializerFailed(text) => bytes(8, text),
             Self::Log(record) => bytes(9, record),
             Self::Whole { id, ticket } => numbers(10, &[*id, *ticket]),
-            Self::Retire => vec![12],
             Self::Refused { row, why } => [numbers(11, &[*row]), why.clone()].concat(),
+            Self::Part { of, last, bytes } => [numbers(12, &[*of, *last]), bytes.clone()].concat(),
+            Self::GivenUp(of) => numbers(13, &[*of]),
+            Self::Retire => vec![14],
         }
     }
 
@@ -202,7 +216,13 @@ impl Message {
                 row: read.u32()?,
                 why: read.0.to_vec(),
             },
-            12 => Self::Retire,
+            12 => Self::Part {
+                of: read.u32()?,
+                last: read.u32()?,
+                bytes: read.0.to_vec(),
+            },
+            13 => Self::GivenUp(read.u32()?),
+            14 => Self::Retire,
             _ => return None,
         })
     }
@@ -246,6 +266,12 @@ mod tests {
             Message::Ready,
             Message::InitializerFailed(b"why".to_vec()),
             Message::Log(b"record".to_vec()),
+            Message::Part {
+                of: 3,
+                last: 1,
+                bytes: b"end".to_vec(),
+            },
+            Message::GivenUp(3),
             Message::Refused {
                 row: 1,
                 why: b"why".to_vec(),

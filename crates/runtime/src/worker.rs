@@ -6,6 +6,7 @@
 use crate::birth::Birth;
 use crate::family::Family;
 use crate::message::{BirthOrder, Message};
+use crate::parts;
 use crate::watchdog;
 use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
@@ -128,7 +129,7 @@ pub struct Worker {
     control: Arc<Control>,
     row: usize,
     order: BirthOrder,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     bell: OwnedFd,
     arena: Arena<Share>,
     segments: HashMap<u32, Arc<Segment>>,
@@ -144,6 +145,19 @@ pub struct Worker {
     /// The socket's number. Another under its descriptor: a task has closed what was open.
     socket_inode: u64,
     robbed: bool,
+    /// Long messages so far.
+    told: u32,
+    /// Those of them that were begun and will not be finished, until the client knows.
+    given_up: Vec<u32>,
+}
+
+/// Send a packet; `false` when the peer is slow.
+fn send_now(socket: &OwnedFd, packet: &[u8]) -> io::Result<bool> {
+    match socket::send(socket, packet, &[]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A segment that a task names is under way. Waiting for it needs nothing of the worker, which others may use.
@@ -223,7 +237,9 @@ impl Worker {
             order,
             socket_inode: socket::inode(&socket),
             robbed: false,
-            socket,
+            socket: Arc::new(socket),
+            told: 0,
+            given_up: Vec::new(),
             bell,
             arena,
             segments: HashMap::new(),
@@ -261,19 +277,48 @@ impl Worker {
     pub fn tell_ready(&mut self) -> io::Result<()> {
         self.family.settle(); // what the initializer has started is no task's
         fail::point(Point::BirthReady);
-        self.tell(&Message::Ready)?;
+        self.flags |= result_flag::MESSAGES;
+        socket::send_blocking(&self.socket, &Message::Ready.encode(), &[])?;
         fail::point(Point::BirthWork);
         Ok(())
     }
 
-    /// Tell the client something.
-    pub fn tell(&mut self, message: &Message) -> io::Result<()> {
+    /// The packets to [`tell`](Self::tell) the client `message` with, and its number for [`give_up`](Self::give_up).
+    pub fn packets(&mut self, message: &Message) -> (u32, Vec<Vec<u8>>) {
+        self.told = self.told.wrapping_add(1);
+        (self.told, parts::packets(message, self.told))
+    }
+
+    /// Tell the client something, in a packet. `false` when it does not listen just now: wait for the
+    /// [`line`](Self::line), without a lock, and try again.
+    ///
+    /// Most of the socket's buffer stays free for segments, without which no result can be published.
+    pub fn tell(&mut self, packet: &[u8]) -> io::Result<bool> {
         self.look_for_robbery();
         if self.robbed {
             return Err(io::ErrorKind::NotConnected.into());
         }
         self.flags |= result_flag::MESSAGES;
-        socket::send_blocking(&self.socket, &message.encode(), &[])
+        if !socket::wait_writable(&*self.socket, Duration::ZERO) {
+            return Ok(false);
+        }
+        while let Some(of) = self.given_up.last() {
+            if !send_now(&self.socket, &Message::GivenUp(*of).encode())? {
+                return Ok(false);
+            }
+            self.given_up.pop();
+        }
+        send_now(&self.socket, packet)
+    }
+
+    /// Say no more of message number `of`.
+    pub fn give_up(&mut self, of: u32) {
+        self.given_up.push(of);
+    }
+
+    /// What the client is told over.
+    pub fn line(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
     }
 
     /// Claim a task, or say what else to do.

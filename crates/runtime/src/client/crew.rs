@@ -7,6 +7,7 @@ use crate::certificate::STORY_BYTES;
 use crate::launcher;
 use crate::lines::Lines;
 use crate::message::{BirthOrder, MAX_BYTES, Message};
+use crate::parts::Parts;
 use crate::task::{Broken, Outcome};
 use bireme_sched::{Action, BirthFailure, BreakReason, Event, Shortage};
 use bireme_shm::control::{order, row_flag};
@@ -191,6 +192,7 @@ impl<T: Ticket> Shared<T> {
             initializer_failed: false,
             deaf_since_ns: None,
             dead_since_ns: None,
+            parts: Parts::default(),
             became: None,
             socket: Arc::new(ours),
             peer_inode: socket::inode(&birth.socket),

@@ -78,7 +78,8 @@ impl<T: Ticket> Shared<T> {
                     return; // its end is told by its pidfd
                 }
             };
-            match Message::decode(&buffer[..len]) {
+            let message = Message::decode(&buffer[..len]);
+            match message.and_then(|message| worker.parts.join(message)) {
                 Some(Message::Ready) => {
                     let now_ns = process::now_ns();
                     worker.ready_ns = Some(now_ns);

@@ -4,6 +4,7 @@ use super::events::Events;
 use super::{Shared, Ticket};
 use crate::lines::Lines;
 use crate::message::{Ended, Message};
+use crate::parts::Parts;
 use crate::task::{Broken, Completion, Data, Outcome, Payload, ResultBlock, StopReason, Task};
 use crate::whole::Wholes;
 use crate::worker::Share;
@@ -84,6 +85,8 @@ pub(super) struct Worker {
     pub(super) deaf_since_ns: Option<u64>,
     /// When its descriptor told its end. It is buried once its certificate is there, or not awaited any more.
     pub(super) dead_since_ns: Option<u64>,
+    /// Long messages that it has not finished.
+    pub(super) parts: Parts,
     /// The program that it has become.
     pub(super) became: Option<String>,
     pub(super) socket: Arc<OwnedFd>,

@@ -1,9 +1,10 @@
 //! Control sockets: pairs that keep message boundaries and carry descriptors.
 
 use crate::os::process;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -88,6 +89,17 @@ fn send_with(
     }
 }
 
+/// Wait until most of the socket's buffer is free, the peer is gone, a signal has come or `timeout` is over;
+/// whether one of the first two holds.
+pub fn wait_writable(socket: impl AsFd, timeout: Duration) -> bool {
+    let limit = Timespec {
+        tv_sec: timeout.as_secs() as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    let mut entry = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
+    rustix::event::poll(&mut entry, Some(&limit)).is_ok_and(|ready| ready > 0)
+}
+
 /// The number by which the system knows the socket, whatever descriptor it has; 0 if it is none of ours.
 pub fn inode(socket: impl AsFd) -> u64 {
     rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino)
@@ -106,6 +118,9 @@ pub fn descriptor_dropped() -> io::Error {
 /// Receive one message into `buffer`: its length and its descriptors.
 ///
 /// A length of 0 means that the peer is gone.
+///
+/// # Errors
+/// `WouldBlock` when there is none, `InvalidData` when it was longer than `buffer`: the rest of it is lost.
 pub fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -130,6 +145,9 @@ pub fn receive(
             other => break other?,
         }
     };
+    if message.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let mut fds = Vec::new();
     for part in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = part {
@@ -137,4 +155,21 @@ pub fn receive(
         }
     }
     Ok((message.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_does_not_fit_is_an_error() {
+        let (one, other) = pair().expect("a pair");
+        send(&one, &[1; 9], &[]).expect("sent");
+        send(&one, &[2; 8], &[]).expect("sent");
+        let mut buffer = [0; 8];
+        let cut = receive(&other, &mut buffer, false).expect_err("longer than the buffer");
+        assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
+        let (len, _) = receive(&other, &mut buffer, false).expect("the next one fits");
+        assert_eq!((len, buffer), (8, [2; 8]));
+    }
 }
