@@ -52,6 +52,9 @@ class LineStream(io.TextIOWrapper):
             self._rest, self._open_line = "", True
 
     def end_task(self) -> None:
-        """End the line that the task left open."""
+        """End the line that the task left open; it is lost if the task has closed the descriptor."""
         if self._rest or self._open_line:
-            self.write("\n")
+            try:
+                self.write("\n")
+            except OSError:
+                self._rest, self._open_line = "", False

@@ -33,12 +33,25 @@ class TaskStopped(BaseException):
 
 
 def _format(error: BaseException, tb: TracebackType | None) -> str:
-    import traceback
-
     try:
+        import traceback  # an import that a task without descriptors or `sys.path` makes fail
+
         return "".join(traceback.format_exception(type(error), error, tb))
-    except Exception as failure:  # an exception whose __str__ raises
-        return f"{type(error).__qualname__}: (no traceback: {failure!r})\n"
+    except Exception as failure:  # or an exception whose __str__ raises
+        return f"{_format_frames(tb)}{type(error).__qualname__}: {_text(error)}\n(no source lines: {failure!r})\n"
+
+
+def _format_frames(tb: TracebackType | None) -> str:
+    lines = ["Traceback (most recent call last):\n"]
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
+        tb = tb.tb_next
+    return "".join(lines[:1] + lines[1:][-_MOST_FRAMES:])
+
+
+# Of a recursion without end, whose last frames tell as much as all.
+_MOST_FRAMES = 50
 
 
 def _text(error: BaseException) -> str:
@@ -123,8 +136,7 @@ def revive(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any
 
 def encode(error: BaseException, decoder: Decoder | None = None) -> bytes:
     """Encode `error` so that its story arrives whatever becomes of the object."""
-    tb = error.__traceback__
-    text = _format(error, tb)
+    text = _format(error, error.__traceback__)
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if isinstance(error, TaskStopped):
         return pickle.dumps((name, "stopped", text, None, True))

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from bireme._boot import Heritage
+    from bireme._output import LineStream
 
 # The worker that this process is, once it is one.
 _current: Hooks | None = None
+# Its standard output and error, if they go to the caller.
+_lines: list[LineStream] = []
 # The start method, while a worker of it imports the main module.
 preparing = ""
 
@@ -72,15 +75,16 @@ class Hooks:
 
     def watch_again(self) -> None:
         """Have the watchdog run again after a fork."""
+        try:
+            self.core.watch()
+        except OSError:  # no descriptor just now: the end of the next task tries again
+            return
         self.forked = False
-        self.core.watch()
 
     def end_task(self) -> None:
         """End what the task left open: a line, signal handlers, a fork."""
-        for stream in _streams():
-            end = getattr(stream, "end_task", None)
-            if end is not None:
-                end()
+        for stream in _lines:
+            stream.end_task()
         if signal.getsignal(signal.SIGINT) is not self._handler:
             self.install()
         if self.forked:
@@ -119,6 +123,7 @@ def _redirect(out: int, err: int) -> None:
 
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = LineStream(number)
+        _lines.append(stream)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -195,6 +200,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     main_bytes, buffers = core.boot()
     boot = pickle.loads(main_bytes)
     story, out, err = core.fds()
+    _lines.clear()  # of the worker that this one is a fork of
     if boot["forward_output"]:
         _redirect(out, err)
     import faulthandler

@@ -164,6 +164,79 @@ def test_file_sizes_refused(run_script, start_method, limit):
     ).check()
 
 
+def test_a_task_that_runs_out_of_descriptors_fails_alone(run_script, start_method):
+    """The worker tells of it while the exception's frames still hold the files."""
+    run_script(
+        """
+        import os, resource, sys
+        import bireme
+
+        class Own(Exception):
+            pass
+
+        def leak(i):
+            files = []
+            try:
+                while i in (1, 3):
+                    files.append(open("/dev/null"))
+            except OSError as error:
+                if i == 3:
+                    raise Own(i) from error
+                raise
+            return i
+
+        if __name__ == "__main__":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                worker = pool.apply(os.getpid)
+                items = pool.imap(leak, range(5), chunksize=5)
+                assert next(items) == 0
+                try:
+                    next(items)
+                except OSError as error:
+                    assert error.errno == 24
+                    assert "in leak" in str(error.__cause__), error.__cause__
+                assert next(items) == 2
+                try:
+                    next(items)
+                except Own as error:
+                    assert error.args == (3,)
+                assert next(items) == 4
+                assert pool.apply(os.getpid) == worker
+        """,
+        args=[start_method],
+    ).check()
+
+
+def test_a_task_that_spoils_the_import_of_modules_fails_alone(run_script, start_method):
+    run_script(
+        """
+        import os, sys
+        import bireme
+
+        def spoil():
+            sys.path.clear()
+            sys.path_importer_cache.clear()
+            for name in ("traceback", "linecache", "tokenize"):
+                sys.modules.pop(name, None)
+
+        def divide(x):
+            return 1 // x
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                worker = pool.apply(os.getpid)
+                pool.apply(spoil)
+                try:
+                    pool.apply(divide, (0,))
+                except ZeroDivisionError as error:
+                    assert "in divide" in str(error.__cause__), error.__cause__
+                assert pool.apply(os.getpid) == worker
+        """,
+        args=[start_method],
+    ).check()
+
+
 def test_a_pool_that_starved_of_descriptors_lives_again(run_script, start_method):
     """With no worker left and none to be had, calls fail one by one, until the limit is raised."""
     run_script(

@@ -42,6 +42,33 @@ def test_a_task_may_delete_the_standard_streams(make_pool):
     assert pool.apply(abs, (-1,)) == 1
 
 
+@pytest.mark.parametrize("how", ["before", "after", "both"])
+def test_a_task_may_close_its_output_amid_a_line(run_script, start_method, how):
+    """The line is lost, the result is not."""
+    result = run_script(
+        """
+        import os, sys
+        import bireme
+
+        def close_amid_a_line(how):
+            if how in ("before", "both"):
+                sys.stdout.write("partial")
+            os.close(1)
+            if how in ("after", "both"):
+                sys.stdout.write("partial")
+            return 3
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                worker = pool.apply(os.getpid)
+                assert pool.apply(close_amid_a_line, (sys.argv[2],)) == 3
+                assert pool.apply(os.getpid) == worker
+        """,
+        args=[start_method, how],
+    ).check()
+    assert not result.stderr, result.stderr
+
+
 _LONG = """
     import sys, time
     import bireme

@@ -20,10 +20,9 @@ pub(crate) fn raised_bytes<'py>(py: Python<'py>, raised: &Encoded<'_>) -> Bound<
 
 pub(crate) fn encode_error<'py>(hooks: &Hooks<'py>, error: PyErr) -> PyResult<Encoded<'py>> {
     let py = hooks.encode_exception.py();
-    let bytes = hooks
-        .encode_exception
-        .call1((error.into_value(py),))?
-        .cast_into::<PyBytes>()?;
+    let encode = |error: PyErr| hooks.encode_exception.call1((error.into_value(py),));
+    // An exception whose own code raises in turn is told as that.
+    let bytes = encode(error).or_else(encode)?.cast_into::<PyBytes>()?;
     Ok(raised(bytes))
 }
 

@@ -297,9 +297,10 @@ impl Worker {
         drop(encoded); // its buffers, before the arguments' block may be released
         let busy = process::now_ns() - started;
         if busy > COULD_WRITE_NS {
-            hooks.end_task.call0()?;
-        }
-        if busy > COULD_WRITE_NS {
+            // What goes wrong here, as in a signal's handler that a task left behind, is not its result's fault.
+            if let Err(error) = hooks.end_task.call0() {
+                error.write_unraisable(py, None);
+            }
             self.state().kernel.look_for_robbery();
         }
         // Before `Done`: what was asked to stop leaves nobody behind once the client hears of its end,
