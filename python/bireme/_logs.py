@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-import traceback
 
 from bireme import _core
 from bireme._remote import LARGEST, cut
@@ -91,9 +90,9 @@ def handle(data: bytes) -> None:
     if logger.isEnabledFor(record.levelno):
         try:
             logger.handle(record)
-        except Exception:  # a handler's own trouble must not end up in whoever waits for a result
+        except Exception:
             if logging.raiseExceptions:
-                traceback.print_exc()
+                raise  # to whoever delivers, who reports it: it concerns nobody that waits for a result
 
 
 def levels() -> tuple[int, dict[str, int]]:

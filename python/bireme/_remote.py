@@ -15,7 +15,7 @@ from bireme import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any
 
@@ -340,22 +340,23 @@ class Remote:
         """Fork the workers that are wanted."""
         self._fork(client)
 
-    def deliver(self, events: Iterable[tuple[int, bytes]]) -> None:
-        """Write what workers printed, handle what they logged, in order."""
-        for stream, data in events:
-            if stream == 0:
-                from bireme._logs import handle
+    def deliver(self, stream: int, data: bytes) -> None:
+        """Write what a worker printed (to stream 1 or 2), or handle what it logged (0)."""
+        if stream == 0:
+            from bireme._logs import handle
 
-                handle(data)
-                continue
-            target = sys.stdout if stream == 1 else sys.stderr
-            if target is None:
-                continue
-            try:
-                target.write(data.decode("utf-8", "backslashreplace"))
-                target.flush()
-            except (OSError, ValueError):  # a closed pipe or stream: the program goes on
-                continue
+            handle(data)
+            return
+        target = getattr(sys, "stdout" if stream == 1 else "stderr", None)
+        if target is None:
+            return
+        try:
+            target.write(data.decode("utf-8", "backslashreplace"))
+            flush = getattr(target, "flush", None)  # `print` needs none either
+            if flush is not None:
+                flush()
+        except (OSError, ValueError):  # a closed pipe or stream: the program goes on
+            return
 
 
 _spare: int | None = None

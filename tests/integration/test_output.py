@@ -255,3 +255,156 @@ def test_a_task_can_replace_its_own_streams(shared_pool):
 def test_standard_input_is_empty_or_the_callers(shared_pool):
     """Reading it never blocks the pool."""
     assert isinstance(shared_pool.apply_async(tasks.read_input).get(30), str)
+
+
+_TROUBLE = """
+    import logging, sys, threading
+    import bireme
+
+    class Stream:
+        # Raises `error` for a line of "bad"; has no `flush`, as a plain writer may.
+
+        def __init__(self):
+            self.lines, self.error = [], None
+
+        def write(self, text):
+            if "bad" in text and self.error is not None:
+                error, self.error = self.error, None
+                raise error
+            self.lines.extend(text.splitlines())
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            stream.write(record.getMessage())
+
+    def say(how, *words):
+        for word in words:
+            if how == "print":
+                print(word)
+            else:
+                logging.warning(word)
+        return len(words)
+
+    if __name__ == "__main__":
+        stream, reported = Stream(), []
+        logging.getLogger().handlers = [Handler()]
+        sys.stdout, kept = stream, sys.stdout
+        sys.unraisablehook = lambda told: reported.append(told.exc_type)
+        with bireme.Pool(1) as pool:
+            for how in ("print", "log"):
+                assert pool.apply(say, (how, "one")) == 1
+                for error in (TypeError, RuntimeError, SystemExit, GeneratorExit):
+                    stream.error = error("of the stream")
+                    assert pool.apply(say, (how, "bad")) == 1
+                    assert pool.apply(say, (how, "two", "three")) == 2
+                    assert stream.lines == ["one", "two", "three"], stream.lines
+                    del stream.lines[1:]
+                    assert reported.pop() is error and not reported, reported
+
+                stream.error = KeyboardInterrupt()  # as if it came amid a write
+                several = ("bad", "two", "three") if how == "log" else ("bad",)
+                result = pool.apply_async(say, (how, *several))
+                try:
+                    result.get()
+                except KeyboardInterrupt as error:
+                    reported.append(type(error))
+                assert result.get() == len(several)
+                assert stream.lines == ["one", *several[1:]], stream.lines
+                # The dispatcher, if it was faster than this thread, can only report it.
+                assert reported.pop() is KeyboardInterrupt and not reported, reported
+                stream.lines.clear()
+        sys.stdout = kept
+"""
+
+
+def test_trouble_with_a_stream_of_the_caller_concerns_no_result(run_script):
+    """It is reported as what cannot be raised, and later output is not lost."""
+    run_script(_TROUBLE).check()
+
+
+_WAITING_STREAM = """
+    import logging, sys, threading
+    import bireme
+
+    def say(how, word):
+        if how == "print":
+            print(word)
+        else:
+            logging.warning(word)
+        return word
+
+    class Stream:
+        # Waits for other results when it is given "wait".
+
+        def __init__(self):
+            self.lines, self.depth = [], 0
+
+        def write(self, text):
+            assert not self.depth, "one deliverer at a time"
+            self.depth += 1
+            if "wait" in text:
+                waits[sys.argv[2]]()
+            self.depth -= 1
+            self.lines.extend(text.splitlines())
+
+        def flush(self):
+            pass
+
+    class Handler(logging.Handler):
+        def createLock(self):
+            self.lock = None
+
+        def emit(self, record):
+            stream.write(record.getMessage() + "\\n")
+
+    def ask():
+        assert pool.apply(abs, (-1,)) == 1
+        assert pool.map(abs, range(100)) == list(range(100))
+        assert pool.apply(say, (sys.argv[1], "inner")) == "inner"
+
+    def wait_for_thread():
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    def wait_for_callback_of_another_pool():
+        called = threading.Event()
+        with bireme.Pool(1) as other:
+            other.apply_async(abs, (1,), callback=lambda _: called.set())
+            called.wait()
+
+    def hold_lock():
+        with lock:
+            held.set()
+            ask()
+
+    def wait_for_lock():
+        threading.Thread(target=hold_lock).start()
+        held.wait()
+        with lock:
+            pass
+
+    waits = {"thread": wait_for_thread, "itself": ask, "lock": wait_for_lock,
+             "callback": wait_for_callback_of_another_pool}
+    if __name__ == "__main__":
+        how, lock, held = sys.argv[1], threading.Lock(), threading.Event()
+        stream = Stream()
+        logging.getLogger().handlers = [Handler()]
+        sys.stdout, kept = stream, sys.stdout
+        with bireme.Pool(2) as pool:
+            assert pool.apply(say, (how, "first")) == "first"
+            assert pool.apply(say, (how, "wait")) == "wait"
+            for word in map(str, range(20)):
+                assert pool.apply(say, (how, word)) == word
+                assert stream.lines[-1] == word
+        inner = ["inner"] if sys.argv[2] != "callback" else []
+        sys.stdout = kept
+        assert stream.lines == ["first", "wait", *inner, *map(str, range(20))], stream.lines
+"""
+
+
+@pytest.mark.parametrize("wait", ["thread", "itself", "lock", "callback"])
+@pytest.mark.parametrize("how", ["print", "log"])
+def test_a_stream_may_wait_for_results(run_script, how, wait):
+    """Whoever waits for a result waits a moment only for what another thread delivers."""
+    run_script(_WAITING_STREAM, args=[how, wait]).check()

@@ -5,10 +5,11 @@ use crate::client::Client;
 use crate::codec::{self, Encoded, flag};
 use crate::detach::detached;
 use crate::dispatch::Dispatcher;
+use crate::drain::Drain;
 use crate::function::{self, Functions};
 use crate::template::Birth;
 use crate::watch::Watchers;
-use bireme_runtime::client::{self, Config, Event, Hooks, SubmitError};
+use bireme_runtime::client::{self, Config, Hooks, SubmitError};
 use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
 use bireme_sched::Attempt;
 use bireme_shm::arena::ArenaError;
@@ -16,15 +17,12 @@ use bireme_shm::park::Wish;
 use bireme_shm::prim::{AtomicU32, Ordering};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFrozenSet, PyList, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyFrozenSet, PyTuple};
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread::ThreadId;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 /// Buffers from this size on are seen in place by the worker, and shared if they repeat.
 const IN_PLACE_BYTES: usize = 64 << 10;
-/// Longest wait for another thread that delivers: signals are looked at in between.
-const DRAIN_SLICE: Duration = Duration::from_millis(50);
 
 /// What the Python objects of one pool share.
 pub(crate) struct Core {
@@ -36,8 +34,7 @@ pub(crate) struct Core {
     functions: Mutex<Functions>,
     pub(crate) watchers: Watchers,
     births: Arc<AtomicU32>,
-    draining: Mutex<Draining>,
-    drained: Condvar,
+    pub(crate) drain: Drain,
     me: Arc<OnceLock<Weak<Core>>>,
     pub(crate) workers: u32,
 }
@@ -49,15 +46,6 @@ mod births {
     pub(super) const WANTED: u32 = 1;
     /// Somebody is forking, and will not go before all are forked.
     pub(super) const TAKEN: u32 = 2;
-}
-
-/// Who drains: one thread at a time.
-#[derive(Default)]
-struct Draining {
-    /// The thread, and how deep it is in it.
-    by: Option<(ThreadId, u32)>,
-    /// Threads that wait until it is through.
-    waiting: u32,
 }
 
 /// Tells the dispatcher what the supervisor has found.
@@ -120,8 +108,7 @@ impl Core {
             functions: Mutex::default(),
             watchers: Watchers::default(),
             births,
-            draining: Mutex::default(),
-            drained: Condvar::new(),
+            drain: Drain::default(),
             me,
             workers,
         });
@@ -148,94 +135,8 @@ impl Core {
         ))
     }
 
-    fn draining(&self) -> MutexGuard<'_, Draining> {
-        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Collect what has ended; deliver what was printed before it.
-    ///
-    /// Waits a moment, with the interpreter's lock released, while another thread is at it: what
-    /// one has drained it delivers before another drains on, so output comes before the result of
-    /// its task.
-    pub(crate) fn drain(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.inner.has_news() {
-            return Ok(());
-        }
-        if !self.begin_drain() {
-            detached(py, || self.wait_drained());
-            return Ok(());
-        }
-        let (mut completions, mut events) = (Vec::new(), Vec::new());
-        self.inner.drain(&mut completions, &mut events);
-        let delivered = self.deliver(py, events);
-        self.take(completions);
-        self.end_drain();
-        delivered
-    }
-
-    /// Collect what has ended, if that takes no waiting and calls nobody: on the way of a submission.
-    fn drain_quietly(&self) {
-        if self.inner.has_news() && self.begin_drain() {
-            let mut completions = Vec::new();
-            self.inner.drain_quietly(&mut completions);
-            self.take(completions);
-            self.end_drain();
-        }
-    }
-
-    /// Become the one who drains; `false` if another thread is.
-    fn begin_drain(&self) -> bool {
-        // A thread may come here again from a stream's own `write`.
-        let me = bireme_shm::prim::current_thread();
-        let mut draining = self.draining();
-        match &mut draining.by {
-            Some((thread, _)) if *thread != me => return false,
-            Some((_, depth)) => *depth += 1,
-            nobody @ None => *nobody = Some((me, 1)),
-        }
-        true
-    }
-
-    fn end_drain(&self) {
-        let mut draining = self.draining();
-        draining.by = draining
-            .by
-            .map(|(thread, depth)| (thread, depth - 1))
-            .filter(|(_, depth)| *depth > 0);
-        if draining.by.is_none() && draining.waiting > 0 {
-            self.drained.notify_all();
-        }
-    }
-
-    fn wait_drained(&self) {
-        let mut draining = self.draining();
-        draining.waiting += 1;
-        let (mut draining, _) = self
-            .drained
-            .wait_timeout_while(draining, DRAIN_SLICE, |draining| draining.by.is_some())
-            .unwrap_or_else(PoisonError::into_inner);
-        draining.waiting -= 1;
-    }
-
-    fn deliver(&self, py: Python<'_>, events: Vec<Event>) -> PyResult<()> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let list = PyList::empty(py);
-        for event in events {
-            let (stream, bytes) = match event {
-                Event::Output { stream, bytes } => (stream, bytes),
-                Event::Log(bytes) => (0, bytes),
-            };
-            list.append((stream, PyBytes::new(py, &bytes)))?;
-        }
-        self.faces
-            .bind(py)
-            .call_method1("deliver", (list,))
-            .map(drop)
-    }
-
-    fn take(&self, completions: Vec<Completion<Ticket>>) {
+    /// Give what has ended to its callers.
+    pub(crate) fn take(&self, completions: Vec<Completion<Ticket>>) {
         let mut any = false;
         for completion in completions {
             let call = Arc::clone(&completion.ticket.call);
@@ -279,6 +180,7 @@ impl Core {
     /// Whether the dispatcher has something to do.
     pub(crate) fn has_chores(&self) -> bool {
         self.inner.has_news()
+            || self.drain.has_rest()
             || self.births.load(Ordering::SeqCst) == births::WANTED
             || self.watchers.has_news()
     }

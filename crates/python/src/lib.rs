@@ -16,6 +16,7 @@ mod codec;
 mod core;
 mod detach;
 mod dispatch;
+mod drain;
 mod function;
 mod items;
 mod outcome;

@@ -280,12 +280,22 @@ impl<T: Ticket> Client<T> {
 
     /// Collect what has ended, unless something was printed or logged, which must be delivered first.
     pub fn drain_quietly(&self, completions: &mut Vec<Completion<T>>) {
+        self.collect_if(completions, |state| state.events.is_empty());
+    }
+
+    /// Collect what has ended, though what was printed or logged before it goes on waiting.
+    pub fn drain_ended(&self, completions: &mut Vec<Completion<T>>) {
+        self.collect_if(completions, |_| true);
+    }
+
+    fn collect_if(&self, completions: &mut Vec<Completion<T>>, may: impl Fn(&State<T>) -> bool) {
         let mut state = self.state();
         state.undrained = 0;
         self.shared.collect(&mut state);
-        if state.events.is_empty() {
+        if may(&state) {
             completions.append(&mut state.ready);
-            self.shared.news.store(false, Ordering::Release);
+            let left = !state.events.is_empty();
+            self.shared.news.store(left, Ordering::Release);
         }
     }
 
