@@ -17,9 +17,8 @@ from _blake2 import blake2b
 from _pickle import dumps as plain_dumps
 from typing import TYPE_CHECKING, Any
 
-from cloudpickle import cloudpickle as internals
-
-from bireme._by_value import Needs, Stream, dump, identity, large
+from bireme._by_value import Call, Needs, Stream, dump, identity, large
+from bireme._classes import definition
 from bireme._fingerprint import Watch
 from bireme._rebuild import ABSENT
 
@@ -96,10 +95,9 @@ class _Class:
         if watch and not watch.mutable and watch.unchanged():
             return
         cls = self.cls
-        make, arguments, content, _, _, fill = internals._dynamic_class_reduce(cls)
-        arguments, content = _with_slots(cls, arguments, content)
-        skeleton = dump((make, arguments), rules, roots=(cls,))
-        state = dump((fill, content), rules, roots=(cls,))
+        made, filling = definition(cls, rules)
+        skeleton = dump(made, rules, roots=(cls,))
+        state = dump([Call(*call) for call in filling], rules, roots=(cls,))
         if (
             not self.version
             or skeleton.payload != self.skeleton
@@ -112,20 +110,6 @@ class _Class:
             self.needs.update(stream.needs)
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
-
-
-def _with_slots(cls: type, arguments: Any, content: Any) -> tuple[Any, Any]:
-    """Let the peer's class have slots too (cloudpickle sets the attribute only)."""
-    slots = vars(cls).get("__slots__")
-    if slots is None or issubclass(cls, tuple) or arguments[0] is not type(cls):
-        return arguments, content
-    kwargs = {**arguments[3], "__slots__": slots}
-    attributes = {key: value for key, value in content[0].items() if key != "__slots__"}
-    mangled = [slots] if isinstance(slots, str) else slots
-    for slot in mangled:
-        if slot.startswith("__") and not slot.endswith("__"):
-            attributes.pop(f"_{cls.__name__.lstrip('_')}{slot}", None)
-    return (*arguments[:3], kwargs, *arguments[4:]), (attributes, content[1])
 
 
 def _home(cls: type) -> tuple[str, dict[str, Any], str] | None:

@@ -42,8 +42,8 @@ _HEAP_TYPE = 1 << 9
 _UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._BUILTIN_TYPE_NAMES})
 
 
-class _Ref:
-    """Pickles as a call; one object a stream, so that the stream shares its result."""
+class Call:
+    """Pickles as a call; one object in a stream, so that the stream shares its result."""
 
     __slots__ = ("call",)
 
@@ -159,7 +159,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.roots = frozenset(map(id, roots))
         self.needs = Needs()
         self.handing = _inherit.handing()
-        self._refs: dict[int, tuple[Any, _Ref]] = {}
+        self._refs: dict[int, tuple[Any, Call]] = {}
         self.cells: dict[int, types.CellType] = {}
 
     def reducer_override(self, obj: Any) -> Any:
@@ -209,7 +209,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return (getattr, (cls, name))
         return None
 
-    def _space(self, space: Namespace) -> _Ref:
+    def _space(self, space: Namespace) -> Call:
         call = (
             (_rebuild.namespace, (space.label, space.attributes))
             if space.travels
@@ -217,10 +217,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         )
         return self._shared(space.variables, call)
 
-    def _shared(self, key: object, call: Reduced) -> _Ref:
-        return self._refs.setdefault(id(key), (key, _Ref(*call)))[1]
+    def _shared(self, key: object, call: Reduced) -> Call:
+        return self._refs.setdefault(id(key), (key, Call(*call)))[1]
 
-    def _empty_cells(self, fn: types.FunctionType) -> tuple[_Ref, ...] | None:
+    def _empty_cells(self, fn: types.FunctionType) -> tuple[Call, ...] | None:
         cells = fn.__closure__
         if cells is None:
             return None
@@ -243,7 +243,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             slots["__module__"] = fn.__module__
         if fn.__doc__ is not None and not (code.co_consts and fn.__doc__ is code.co_consts[0]):
             slots["__doc__"] = fn.__doc__
-        filled: list[tuple[_Ref, Any]] = []
+        filled: list[tuple[Call, Any]] = []
         values: list[Any] = []
         for cell in fn.__closure__ or ():
             value = contents(cell)
@@ -371,7 +371,7 @@ def large(value: Any) -> Any:
     """Send large bytes out of band; the peer copies them once."""
     kind = type(value)
     if (kind is bytes or kind is bytearray) and is_large(value):
-        return _Ref(kind, (pickle.PickleBuffer(value),))
+        return Call(kind, (pickle.PickleBuffer(value),))
     return value
 
 

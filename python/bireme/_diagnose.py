@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cloudpickle import cloudpickle as internals
 
 from bireme import _by_value
+from bireme._classes import definition
 from bireme._fingerprint import contents, global_names
 from bireme._rebuild import ABSENT
 
@@ -85,8 +86,7 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
         for uid, cls in pickler.needs.units.items():
             if uid not in known:
                 known.add(uid)
-                reduced = internals._dynamic_class_reduce(cls)
-                todo.append(((reduced[1], reduced[2]), (cls,)))
+                todo.append((definition(cls, rules), (cls,)))
         for key, (space, optional) in pickler.needs.names.items():
             if key not in known and not optional:
                 known.add(key)

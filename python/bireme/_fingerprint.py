@@ -74,6 +74,8 @@ _IMMUTABLE_NAMES: Final = frozenset(
 )  # fmt: skip
 
 
+#: What `EnumType` gives the members of an enum.
+_MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 #: What `namedtuple` keeps in its classes.
 _FIXED: Final = frozenset({"_fields", "_field_defaults"})
 
@@ -137,6 +139,7 @@ class Watch:
         "_items",
         "_rules",
         "_seen",
+        "_sizes",
         "mutable",
     )
 
@@ -149,6 +152,7 @@ class Watch:
         self._functions: list[tuple[weakref.ref[types.FunctionType], Any, Any]] = []
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
         self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
+        self._sizes: list[tuple[Mapping[str, Any], int]] = []
         self._seen: dict[int, Any] = {}
         self._visit(root)
         self._seen = {}
@@ -164,6 +168,9 @@ class Watch:
         for mapping, name, value in self._items:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
+                return False
+        for mapping, size in self._sizes:
+            if len(mapping) != size:
                 return False
         for held, index, value in self._cells:
             fn = held()
@@ -196,6 +203,8 @@ class Watch:
                 self.mutable = True
         elif kind is types.MemberDescriptorType:
             pass
+        elif issubclass(kind, enum.Enum):
+            self._visit(kind)
         elif (parts := _parts(value)) is not None:
             for part in parts:
                 self._visit(part)
@@ -233,7 +242,7 @@ class Watch:
                 else:
                     self._items.append((fn.__globals__, name, value))
 
-    def _visit_class(self, cls: type) -> None:
+    def _visit_class(self, cls: Any) -> None:
         for base in (*cls.__bases__, type(cls)):
             self._visit(base)
         fixed = issubclass(cls, enum.Enum)
@@ -248,6 +257,11 @@ class Watch:
                 self._visit_function(value, special=True)
             else:
                 self._item(vars(cls), name, value)
+        self._sizes.append((vars(cls), len(vars(cls))))
+        for member in cls.__members__.values() if fixed else ():
+            self._sizes.append((vars(member), len(vars(member))))
+            for name, value in member_attributes(member).items():
+                self._item(vars(member), name, value)
 
     def _item(self, mapping: Mapping[str, Any], name: str, value: Any) -> None:
         self._items.append((mapping, name, value))
@@ -260,6 +274,8 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     kind = type(value)
     if kind is tuple or kind is frozenset:
         return tuple(value)
+    if issubclass(kind, tuple):
+        return (kind, *tuple.__iter__(value))
     if kind is types.MethodType:
         return (value.__func__, value.__self__)
     if kind is functools.partial:
@@ -279,6 +295,11 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     ):
         return (value.__self__,)
     return None
+
+
+def member_attributes(member: enum.Enum) -> dict[str, Any]:
+    """Return the attributes of an enum's member that its class has given it."""
+    return {name: value for name, value in vars(member).items() if name not in _MEMBER}
 
 
 def is_immutable(value: Any) -> bool:

@@ -124,21 +124,28 @@ def begin() -> None:
 
 def unit(uid: str) -> type:
     """Return the class with this id, building it from the preamble if new."""
-    reference = _units.get(uid)
-    cls = reference() if reference is not None else None
+    cls = _known(uid)
     if cls is None:
-        record = _pending.pop(uid, None)
+        record = _pending.get(uid)
         if record is None:
             raise LookupError(f"the class with id {uid} is gone, or its definition never came")
         cls = _build(record)
     return cls
 
 
+def _known(uid: str) -> type | None:
+    reference = _units.get(uid)
+    return reference() if reference is not None else None
+
+
 def _build(record: tuple[Any, ...]) -> type:
     keep, uid, version, home, skeleton, state, buffers = record
-    make, arguments = loads(skeleton)
-    cls: type = make(*arguments)
+    make, arguments, tracker = _loads(skeleton)
+    if (cls := _known(uid)) is not None:
+        return cls  # a base or a metaclass refers to it, and has had it built
+    cls = _tracked(tracker, make(*arguments))
     _register(uid, cls)
+    _pending.pop(uid, None)
     _unit_versions[uid] = version
     if keep:
         kept[uid] = cls
@@ -149,9 +156,160 @@ def _build(record: tuple[Any, ...]) -> type:
             if _is_callers(label, name, variables):
                 variables[name] = cls
                 held.setdefault((label, name), (0, cls))
-    fill, content = loads(state, buffers=buffers)
-    fill(cls, content)
+    try:
+        _loads(state, buffers)
+    except BaseException:  # the next payload that brings it shall not find half of it
+        kept.pop(uid, None)
+        _units.pop(uid, None)
+        raise
     return cls
+
+
+def _tracked(tracker: str, cls: type) -> type:
+    """Let cloudpickle know the class, too: one that the user calls meets the same."""
+    from cloudpickle import cloudpickle as internals
+
+    tracked: type = internals._lookup_class_or_track(tracker, cls)
+    return tracked
+
+
+def plain_class(
+    origin: Any, kind: Any, name: str, bases: tuple[Any, ...], attributes: dict[str, Any]
+) -> type:
+    """Make a class that is still to be filled.
+
+    Parameters
+    ----------
+    origin : type
+        The nearest ancestor of the metaclass that did not travel: it makes the class.
+    kind : type
+        The metaclass.
+    name : str
+        The class's name.
+    bases : tuple
+        Its bases, or what ``__orig_bases__`` has of them.
+    attributes : dict
+        What it must have from the start.
+    """
+    resolved = types.resolve_bases(bases)
+    variables = origin.__prepare__(name, resolved)
+    for key, value in attributes.items():
+        variables[sys.intern(key)] = value
+    if resolved is not bases:
+        variables["__orig_bases__"] = bases
+    return _new_class(origin, kind, name, resolved, variables)
+
+
+def enum_class(
+    origin: Any,
+    kind: Any,
+    name: str,
+    bases: tuple[Any, ...],
+    attributes: dict[str, Any],
+    members: dict[str, list[Any]],
+    options: dict[str, Any],
+) -> type:
+    """Make an enum with its members; other attributes of both are still to come.
+
+    The parameters are those of `plain_class`, then what makes each member: the type that is mixed
+    in, the arguments of its ``__new__``, the value.
+    """
+
+    def new(cls: type, made: Any) -> Any:
+        mixin, arguments, value = made[0] if type(made) is tuple else made
+        member = mixin.__new__(cls, *arguments)
+        member._value_ = value
+        return member
+
+    def init(_member: Any, _made: Any) -> None:
+        """Leave out the ``__init__`` of what is mixed in, which ran at home."""
+
+    variables = origin.__prepare__(name, bases)
+    ours: dict[str, Any] = {"__new__": new, "__init__": init} if members else {}
+    for key, value in {**ours, **attributes, **members}.items():
+        variables[key] = value
+    cls = _new_class(origin, kind, name, bases, variables, options)
+    for key, value in list(vars(cls).items()):
+        if ours and (value is new or value is init or key == "_use_args_"):
+            type.__delattr__(cls, key)
+    return cls
+
+
+def _new_class(
+    origin: Any,
+    kind: Any,
+    name: str,
+    bases: tuple[type, ...],
+    variables: dict[str, Any],
+    options: dict[str, Any] = {},  # noqa: B006
+) -> type:
+    """Call the metaclass's own ancestor; the hooks of by-value bases have run at home.
+
+    There is no way past an ``__init_subclass__`` but that it is not there (`lock` is held).
+    """
+    ancestors = {id(cls): cls for base in bases for cls in base.__mro__ if id(cls) in _uids}
+    hooks = [
+        (cls, vars(cls)["__init_subclass__"])
+        for cls in ancestors.values()
+        if "__init_subclass__" in vars(cls)
+    ]
+    try:
+        for cls, _ in hooks:
+            type.__delattr__(cls, "__init_subclass__")
+        made: type = origin.__new__(kind, name, bases, variables, **options)
+        origin.__init__(made, name, bases, variables, **options)
+        return made
+    finally:
+        for cls, hook in hooks:
+            type.__setattr__(cls, "__init_subclass__", hook)
+
+
+def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
+    """Give a class attributes, whatever its own metaclass says of setting them."""
+    for name, value in attributes.items():
+        if name != "_abc_impl":
+            origin.__setattr__(cls, name, value)
+    if "__firstlineno__" in attributes:  # setting `__module__` deletes it
+        origin.__setattr__(cls, "__firstlineno__", attributes["__firstlineno__"])
+    if "_abc_impl" in attributes:
+        from abc import ABCMeta
+
+        for subclass in attributes["_abc_impl"]:
+            ABCMeta.register(cls, subclass)
+
+
+def fill_members(cls: Any, members: dict[str, dict[str, Any]], others: dict[Any, str]) -> None:
+    """Give the members of an enum the attributes, and other values, that their class's code has set."""
+    for name, attributes in members.items():
+        vars(cls.__members__[name]).update(attributes)
+    for value, name in others.items():
+        cls._value2member_map_[value] = cls.__members__[name]
+
+
+def _loads(payload: bytes, buffers: Sequence[Any] = ()) -> Any:
+    """Unpickle a part of a preamble.
+
+    Code that this runs may use a global whose turn has not come: it is set, and all is done anew.
+    """
+    while True:
+        try:
+            return loads(payload, buffers=buffers)
+        except NameError as error:
+            record = _missing(error)
+            if record is None:
+                raise
+        _set_names(*record)
+
+
+def _missing(error: NameError) -> tuple[tuple[Any, ...], Sequence[Any]] | None:
+    """Return the waiting record of the global that some code did not find."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return None
+    label = labels.get(id(trace.tb_frame.f_globals), "")
+    return _waiting.get((label, error.name or ""))
 
 
 def namespace(label: str, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -242,30 +400,33 @@ def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
         return []
     with lock:
         keep, units, names = loads(preamble)
-        for uid, version, where, skeleton, state, first, last in units:
-            reference = _units.get(uid)
-            cls = reference() if reference is not None else None
-            if cls is None:
-                _pending[uid] = (
-                    keep, uid, version, where, skeleton, state, buffers[first:last],
-                )  # fmt: skip
-            elif keep and _unit_versions.setdefault(uid, version) < version:
-                _unit_versions[uid] = version
-                fill, content = loads(state, buffers=buffers[first:last])
-                fill(cls, content)
         # Their values may look each other up: whichever is asked for is set first.
         _waiting.update(((r[0], name), (r, buffers)) for r in names for name, _ in r[2])
         try:
+            _take_units(keep, units, buffers)
             for record in names:
                 _set_names(record, buffers)
+            classes = [unit(uid) for uid, *_ in units]
         finally:
             _waiting.clear()
-        classes = [unit(uid) for uid, *_ in units]
         if keep:  # what is not kept may be gone when the same preamble comes again
             if len(_seen) >= _SEEN_MAX:
                 del _seen[next(iter(_seen))]
             _seen[digest] = None
         return classes
+
+
+def _take_units(keep: bool, units: list[tuple[Any, ...]], buffers: Sequence[Any]) -> None:
+    """Put new classes by until they are asked for; bring older ones up to date."""
+    changed = []
+    for uid, version, where, skeleton, state, first, last in units:
+        if _known(uid) is None:
+            _pending[uid] = (keep, uid, version, where, skeleton, state, buffers[first:last])
+        elif keep and _unit_versions.setdefault(uid, version) < version:
+            _unit_versions[uid] = version
+            changed.append((state, buffers[first:last]))
+    for source in changed:
+        _loads(*source)
 
 
 def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
@@ -289,7 +450,7 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
                 _older[label, name, version] = (*source, position)
             continue
         if values is None:
-            values = loads(payload, buffers=source[1]) if payload else (ABSENT,)
+            values = _loads(payload, source[1]) if payload else (ABSENT,)
         value = values[position]
         held[label, name] = (version, value if is_definition(value) else None)
         if have is None and not _is_callers(label, name, variables):

@@ -164,6 +164,70 @@ def test_classes_of_main_keep_their_identity(run_script, method):
     ).check()
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_classes_of_main_find_globals_and_each_other(run_script, method):
+    run_script(
+        """
+        import collections, enum, sys
+        import bireme
+
+        Point = collections.namedtuple("Point", "x y")
+        ORIGIN = Point(1, 2)
+
+        class Planet(enum.Enum):
+            EARTH = (5.976e+24, 6.37814e6)
+            MARS = (6.421e+23, 3.3972e6)
+            def __init__(self, mass, radius):
+                self.mass, self.radius = mass, radius
+
+        REGISTRY = {}
+
+        class Plugin:
+            def __init_subclass__(cls, /, key, **kwargs):
+                super().__init_subclass__(**kwargs)
+                REGISTRY[key] = cls
+
+        class Csv(Plugin, key="csv"):
+            def run(self):
+                return sorted(REGISTRY)
+
+        class Key:
+            def __init__(self, n): self.n = n
+            def __hash__(self): return hash(self.n * SCALE)
+            def __eq__(self, other): return self.n == other.n
+
+        SCALE = 10
+        TABLE = {Key(1): "one"}
+
+        class Err(Exception):
+            by_code = {}
+
+        class NotFound(Err):
+            pass
+
+        Err.by_code[404] = NotFound
+
+        def work(planet):
+            return ORIGIN.x, planet.mass, Csv().run(), REGISTRY["csv"] is Csv, TABLE[Key(1)]
+
+        def fail(code):
+            raise Err.by_code[code]("x")
+
+        if __name__ == "__main__":
+            with bireme.Pool(2, start_method=sys.argv[1]) as pool:
+                expected = [(1, planet.mass, ["csv"], True, "one") for planet in Planet]
+                assert pool.map(work, Planet) == expected
+                try:
+                    pool.apply(fail, (404,))
+                except NotFound as error:
+                    assert error.args == ("x",)
+                else:
+                    raise AssertionError("nothing was raised")
+        """,
+        args=[method],
+    ).check()
+
+
 def test_spawn_without_a_guard_is_told_so(run_script):
     """The main module is imported in the worker, and makes a pool there."""
     result = run_script(

@@ -1,0 +1,115 @@
+"""What a by-value class is made of: a skeleton, which others may refer to, and what fills it.
+
+A class is rebuilt as it is, not made anew. Of the code that runs where a class is written, the
+peer runs what it has by itself (``ABCMeta``, ``EnumType``, a base of an importable module), on the
+skeleton. What travels is not run: neither ``__init_subclass__`` nor a metaclass's ``__new__`` and
+``__init__``, nor decorators, ``__set_name__``, an enum's ``__new__`` and ``__init__``. What they
+left in the class, and in globals, travels itself. To run them again would need globals that may
+hold the class, arguments that nobody has kept, and attributes that are still to come.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import enum
+import types
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import cloudpickle as internals
+
+from bireme import _rebuild
+from bireme._fingerprint import member_attributes
+
+if TYPE_CHECKING:
+    from bireme._rules import Rules
+
+Call = tuple[Any, ...]
+
+#: Values that are set first: others may call them, or read them, while they are unpickled.
+_FIRST = (types.FunctionType, classmethod, staticmethod, property, str, int, bool)
+#: What `EnumType` makes by itself, besides the members.
+_ENUM = frozenset({"_member_names_", "_member_map_", "_member_type_", "_value2member_map_"})
+
+
+def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
+    """Take a class apart.
+
+    Parameters
+    ----------
+    cls : type
+        A by-value class.
+    rules : Rules
+        What travels by value.
+
+    Returns
+    -------
+    skeleton : tuple
+        What makes the class, its arguments, and the id by which cloudpickle knows it.
+    state : list of tuple
+        Calls that fill it, in this order.
+    """
+    attributes: dict[str, Any] = internals._class_getstate(cls)[0]
+    attributes.pop("__slotnames__", None)  # what pickle keeps in a class that it has met
+    origin = next(kind for kind in type(cls).__mro__ if not rules.needs_by_value(kind))
+    arguments = (origin, type(cls), cls.__name__, internals._get_bases(cls))
+    last: list[Call] = []
+    skeleton: Call
+    if issubclass(cls, enum.Enum):
+        skeleton = (_rebuild.enum_class, (*arguments, *_enum(cls)))
+        last.append((_rebuild.fill_members, (cls, *_members(cls))))
+        for name in (*_ENUM, *cls.__members__):
+            attributes.pop(name, None)
+    else:
+        skeleton = (_rebuild.plain_class, (*arguments, _at_once(cls, attributes)))
+    first = {name: value for name, value in attributes.items() if type(value) in _FIRST}
+    rest = {name: value for name, value in attributes.items() if name not in first}
+    state = [(_rebuild.fill_class, (cls, origin, part)) for part in (first, rest)]
+    return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
+
+
+def _at_once(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Move what a class must have from its birth out of `attributes`."""
+    kept: dict[str, Any] = {}
+    own = vars(cls)
+    if "__module__" in own:
+        kept["__module__"] = cls.__module__
+    if isinstance(own.get("__dict__"), property):
+        kept["__dict__"] = own["__dict__"]
+    slots = own.get("__slots__")
+    if slots is not None and not issubclass(cls, tuple):
+        kept["__slots__"] = attributes.pop("__slots__", slots)
+        for slot in [slots] if isinstance(slots, str) else slots:
+            if slot.startswith("__") and not slot.endswith("__"):
+                attributes.pop(f"_{cls.__name__.lstrip('_')}{slot}", None)
+    return kept
+
+
+def _enum(cls: Any) -> Call:
+    """Return what an enum must have from its birth: attributes, members, options."""
+    attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    boundary = getattr(cls, "_boundary_", None)
+    options = {} if boundary is None else {"boundary": boundary}
+    return attributes, {name: _member(item) for name, item in cls.__members__.items()}, options
+
+
+def _member(member: Any) -> list[Any]:
+    """Return what makes an enum's member without its class's own ``__new__``: no tuple, for `EnumType`."""
+    mixin = type(member)._member_type_
+    arguments: tuple[Any, ...] = ()
+    if mixin is not object:
+        reduced: Any = object.__reduce_ex__(member, 2)
+        make, arguments = reduced[:2]
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            arguments = arguments[1:]
+    return [mixin, arguments, member._value_]
+
+
+def _members(cls: Any) -> Call:
+    """Return the attributes of an enum's members, and by which other values they are found."""
+    own = {id(member): member for member in cls.__members__.values()}
+    others = {
+        value: member._name_
+        for value, member in cls._value2member_map_.items()
+        if id(member) in own and value != member._value_
+    }
+    return {member._name_: member_attributes(member) for member in own.values()}, others
