@@ -22,6 +22,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as internals
 
 from bireme import _inherit, _named, _rebuild
+from bireme._classes import c_type
 from bireme._fingerprint import (
     LARGE_BYTES,
     contents,
@@ -309,10 +310,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     # Classes and modules
 
     def _reduce_class(self, cls: type) -> Any:
-        if not cls.__flags__ & _HEAP_TYPE:
-            return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented
         if not self.rules.needs_by_value(cls):
             return NotImplemented
+        if (made := c_type(cls)) is not None:
+            return made
+        if not cls.__flags__ & _HEAP_TYPE:
+            return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented
         uid = _rebuild.uid_of(cls)
         if not (self.rules.returning and uid in _rebuild.kept):
             self.needs.units[uid] = cls

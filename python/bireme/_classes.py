@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import operator
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle as internals
 
 from bireme import _rebuild
-from bireme._fingerprint import member_attributes
+from bireme._fingerprint import is_c_field, member_attributes
 
 if TYPE_CHECKING:
     from bireme._rules import Rules
@@ -27,6 +29,8 @@ Call = tuple[Any, ...]
 
 #: Values that are set first: others may call them, or read them, while they are unpickled.
 _FIRST = (types.FunctionType, classmethod, staticmethod, property, str, int, bool)
+#: Set first, too: without the fields of a C structure there are no instances.
+_FIELDS = "_fields_"
 #: What `EnumType` makes by itself, besides the members.
 _ENUM = frozenset({"_member_names_", "_member_map_", "_member_type_", "_value2member_map_"})
 
@@ -50,7 +54,9 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     """
     attributes: dict[str, Any] = internals._class_getstate(cls)[0]
     attributes.pop("__slotnames__", None)  # what pickle keeps in a class that it has met
-    origin = next(kind for kind in type(cls).__mro__ if not rules.needs_by_value(kind))
+    origin = next(
+        kind for kind in type(cls).__mro__ if c_type(kind) or not rules.needs_by_value(kind)
+    )
     arguments = (origin, type(cls), cls.__name__, internals._get_bases(cls))
     last: list[Call] = []
     skeleton: Call
@@ -61,13 +67,17 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
             attributes.pop(name, None)
     else:
         skeleton = (_rebuild.plain_class, (*arguments, _at_once(cls, attributes)))
-    first = {name: value for name, value in attributes.items() if type(value) in _FIRST}
+    first = {
+        name: value
+        for name, value in attributes.items()
+        if type(value) in _FIRST or name == _FIELDS
+    }
     rest = {name: value for name, value in attributes.items() if name not in first}
     state = [(_rebuild.fill_class, (cls, origin, part)) for part in (first, rest)]
     return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
 
 
-def _at_once(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
+def _at_once(cls: Any, attributes: dict[str, Any]) -> dict[str, Any]:
     """Move what a class must have from its birth out of `attributes`."""
     kept: dict[str, Any] = {}
     own = vars(cls)
@@ -81,7 +91,42 @@ def _at_once(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
         for slot in [slots] if isinstance(slots, str) else slots:
             if slot.startswith("__") and not slot.endswith("__"):
                 attributes.pop(f"_{cls.__name__.lstrip('_')}{slot}", None)
+    if any(k.__module__ == "_ctypes" for k in type(cls).__mro__):
+        _move_c_options(attributes, kept)
     return kept
+
+
+def _move_c_options(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Move what ctypes reads when a type is made; its fields it makes of ``_fields_``, again."""
+    for name, value in list(attributes.items()):
+        if is_c_field(value):
+            del attributes[name]
+        elif name[0] == name[-1] == "_" and name[:2] != "__" and name != _FIELDS:
+            kept[name] = attributes.pop(name)
+
+
+def c_type(cls: Any) -> Call | None:
+    """Refer to a type of ctypes that has no name there.
+
+    That is what it makes of another type, and keeps: pointers, arrays, types of the other byte
+    order; and its metaclasses.
+    """
+    ctypes: Any = sys.modules.get("ctypes")
+    if ctypes is None:
+        return None
+    if issubclass(cls, ctypes.Array) and cls._type_ * cls._length_ is cls:
+        return (operator.mul, (cls._type_, cls._length_))
+    if issubclass(cls, ctypes._Pointer) and ctypes.POINTER(getattr(cls, "_type_", None)) is cls:
+        return (ctypes.POINTER, (cls._type_,))
+    if issubclass(cls, ctypes._SimpleCData):
+        native = getattr(ctypes, cls.__name__.rpartition("_")[0], None)
+        for name in ("__ctype_be__", "__ctype_le__"):
+            if getattr(native, name, None) is cls:
+                return (getattr, (native, name))
+    for base in (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes._Pointer, ctypes._CFuncPtr):
+        if type(base) is cls:
+            return (type, (base,))
+    return None
 
 
 def _enum(cls: Any) -> Call:

@@ -69,21 +69,34 @@ _IMMUTABLE_NAMES: Final = frozenset(
         "operator.itemgetter", "operator.attrgetter", "operator.methodcaller",
         "typing.TypeVar", "typing.ParamSpec", "typing.TypeVarTuple", "typing.TypeAliasType",
         "typing.NewType", "typing._GenericAlias", "typing._UnionGenericAlias",
-        "_abc._abc_data", "numpy._ArrayFunctionDispatcher", "_collections._tuplegetter", "collections._tuplegetter",
+        "_abc._abc_data", "_ctypes.CField", "numpy._ArrayFunctionDispatcher", "_collections._tuplegetter", "collections._tuplegetter",
     }
 )  # fmt: skip
 
 
 #: What `EnumType` gives the members of an enum.
 _MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
-#: What `namedtuple` keeps in its classes.
-_FIXED: Final = frozenset({"_fields", "_field_defaults"})
+#: What `namedtuple` keeps in its classes, and ctypes: it looks once.
+_FIXED: Final = frozenset({"_fields", "_field_defaults", "_fields_"})
 
 
 class _Weakly(weakref.ref[Any]):
     """A weak reference of ours: a value that is seen may be one, too."""
 
     __slots__ = ()
+
+
+class _Count:
+    """Has the number of names in a mapping under any name: what is watched is watched alike."""
+
+    __slots__ = ("mapping",)
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        self.mapping = mapping
+
+    def get(self, _name: str, _default: object) -> int:
+        """Return how many there are now."""
+        return len(self.mapping)
 
 
 _epoch = 0
@@ -139,7 +152,6 @@ class Watch:
         "_items",
         "_rules",
         "_seen",
-        "_sizes",
         "mutable",
     )
 
@@ -150,9 +162,8 @@ class Watch:
         self._rules = rules
         # Held weakly: a watch must not keep what its owner has dropped.
         self._functions: list[tuple[weakref.ref[types.FunctionType], Any, Any]] = []
-        self._items: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._items: list[tuple[Mapping[str, Any] | _Count, str, Any]] = []
         self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
-        self._sizes: list[tuple[Mapping[str, Any], int]] = []
         self._seen: dict[int, Any] = {}
         self._visit(root)
         self._seen = {}
@@ -168,9 +179,6 @@ class Watch:
         for mapping, name, value in self._items:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
-                return False
-        for mapping, size in self._sizes:
-            if len(mapping) != size:
                 return False
         for held, index, value in self._cells:
             fn = held()
@@ -257,11 +265,15 @@ class Watch:
                 self._visit_function(value, special=True)
             else:
                 self._item(vars(cls), name, value)
-        self._sizes.append((vars(cls), len(vars(cls))))
+        self._count(vars(cls))
         for member in cls.__members__.values() if fixed else ():
-            self._sizes.append((vars(member), len(vars(member))))
+            self._count(vars(member))
             for name, value in member_attributes(member).items():
                 self._item(vars(member), name, value)
+
+    def _count(self, mapping: Mapping[str, Any]) -> None:
+        """Watch for new names."""
+        self._items.append((_Count(mapping), "", len(mapping)))
 
     def _item(self, mapping: Mapping[str, Any], name: str, value: Any) -> None:
         self._items.append((mapping, name, value))
@@ -300,6 +312,12 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
 def member_attributes(member: enum.Enum) -> dict[str, Any]:
     """Return the attributes of an enum's member that its class has given it."""
     return {name: value for name, value in vars(member).items() if name not in _MEMBER}
+
+
+def is_c_field(value: Any) -> bool:
+    """Say whether a class attribute is what ctypes makes for a field of a structure."""
+    kind = type(value)
+    return kind.__name__ == "CField" and kind.__module__ == "_ctypes"
 
 
 def is_immutable(value: Any) -> bool:

@@ -322,3 +322,36 @@ def test_an_attribute_that_a_class_or_a_member_gains_between_submits(pair, scrip
     assert pair.run(main.work) == (1, None)
     main.Planet.EARTH.moons = 1
     assert pair.run(main.work) == (1, 1)
+
+
+def test_structures_of_ctypes(pair, script):
+    main = script("""
+        import ctypes
+        class Pixel(ctypes.Structure):
+            _pack_ = 1
+            _fields_ = [("tag", ctypes.c_char), ("rgb", ctypes.c_int * 3)]
+            def total(self): return sum(self.rgb)
+        class Wide(Pixel):
+            _fields_ = [("depth", ctypes.c_double)]
+        class Either(ctypes.Union):
+            _fields_ = [("pixel", Pixel), ("word", ctypes.c_uint)]
+        class Header(ctypes.BigEndianStructure):
+            _fields_ = [("size", ctypes.c_uint16), ("bits", ctypes.c_uint16, 3)]
+        class Outer(ctypes.Structure):
+            _anonymous_ = ("either",)
+            _fields_ = [("either", Either)]
+        class Node(ctypes.Structure): pass
+        Node._fields_ = [("value", ctypes.c_int), ("next", ctypes.POINTER(Node))]
+        Pixel.RED = Pixel(b"r", (255, 0, 0))
+        def work(pixel):
+            wide = Wide(b"w", (1, 2, 3), 0.5)
+            return pixel.total(), Pixel.rgb.offset, wide.total(), wide.depth, Pixel.RED.total()
+        def layouts():
+            node = Node(1, ctypes.pointer(Node(2)))
+            return bytes(Header(258, 5)), Outer(word=7).word, node.next.contents.value
+        def made(): return Pixel(b"p", (1, 1, 1))
+    """)
+    assert pair.run(main.work, main.Pixel(b"x", (1, 2, 4))) == (7, 1, 6, 0.5, 255)
+    assert pair.run(main.layouts) == (bytes(main.Header(258, 5)), 7, 2)
+    assert pair.run(main.made).total() == 3
+    assert not pair.encode(main.layouts).mutable
