@@ -24,7 +24,7 @@ from bireme._rebuild import ABSENT
 
 if TYPE_CHECKING:
     import pickle
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from bireme._rules import Namespace, Rules
 
@@ -256,7 +256,7 @@ class Sender:
                 [(entry.name, entry.version) for entry in group],
                 *place(self._joint(group)),
             )
-            for group in groups
+            for group in _ordered(groups, classes)
         ]
         preamble = plain_dumps((not self.rules.returning, units, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
@@ -295,6 +295,34 @@ def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
     for group in groups:
         group.sort(key=_Name.rank)
     return sorted(groups, key=lambda group: group[0].rank())
+
+
+def _ordered(groups: list[list[_Name]], classes: list[_Class]) -> list[list[_Name]]:
+    """Put names after those which code that makes their values may use; a circle starts anywhere."""
+    owners = {entry.key: group for group in groups for entry in group}
+    definitions = {item.uid: item for item in classes}
+
+    def needed(key: Any) -> list[Any]:
+        group = owners.get(key)
+        parts = [definitions[key].needs] if group is None else [e.stream.needs for e in group]
+        return [k for needs in parts for k in (*needs.units, *needs.names, *needs.inherited)]
+
+    ordered: dict[int, list[_Name]] = {}
+    seen: set[Any] = set()
+    path: list[tuple[Any, Iterator[Any]]] = [(None, iter(list(owners)))]
+    while path:
+        key, rest = path[-1]
+        following = next(
+            (k for k in rest if k not in seen and (k in owners or k in definitions)), None
+        )
+        if following is not None:
+            seen.add(following)
+            path.append((following, iter(needed(following))))
+            continue
+        path.pop()
+        if (group := owners.get(key)) is not None:
+            ordered.setdefault(id(group), group)
+    return list(ordered.values())
 
 
 def digest(content: bytes) -> bytes:

@@ -31,6 +31,7 @@ Call = tuple[Any, ...]
 _FIRST = (types.FunctionType, classmethod, staticmethod, property, str, int, bool)
 #: Set first, too: without the fields of a C structure there are no instances.
 _FIELDS = "_fields_"
+_NEW_ARGUMENTS = frozenset({"__getnewargs__", "__getnewargs_ex__"})
 #: What `EnumType` makes by itself, besides the members.
 _ENUM = frozenset({"_member_names_", "_member_map_", "_member_type_", "_value2member_map_"})
 
@@ -54,10 +55,8 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     """
     attributes: dict[str, Any] = internals._class_getstate(cls)[0]
     attributes.pop("__slotnames__", None)  # what pickle keeps in a class that it has met
-    origin = next(
-        kind for kind in type(cls).__mro__ if c_type(kind) or not rules.needs_by_value(kind)
-    )
-    arguments = (origin, type(cls), cls.__name__, internals._get_bases(cls))
+    origin, bases = _origin(cls, rules)
+    arguments = (origin, type(cls), cls.__name__, bases)
     last: list[Call] = []
     skeleton: Call
     if issubclass(cls, enum.Enum):
@@ -67,14 +66,30 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
             attributes.pop(name, None)
     else:
         skeleton = (_rebuild.plain_class, (*arguments, _at_once(cls, attributes)))
-    first = {
-        name: value
-        for name, value in attributes.items()
-        if type(value) in _FIRST or name == _FIELDS
-    }
+    first = {name: value for name, value in attributes.items() if _is_first(cls, name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
     state = [(_rebuild.fill_class, (cls, origin, part)) for part in (first, rest)]
     return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
+
+
+def _origin(cls: Any, rules: Rules) -> tuple[type, tuple[Any, ...]]:
+    """Return what makes the skeleton: the metaclass or an ancestor, and what it is given as bases."""
+    kind = type(cls)
+    if kind.__name__ == "_TypedDictMeta":  # it refuses the bases that it has given the class
+        return type, cls.__bases__
+    origin = next(kind for kind in kind.__mro__ if c_type(kind) or not rules.needs_by_value(kind))
+    return origin, internals._get_bases(cls)
+
+
+def _is_first(cls: Any, name: str, value: Any) -> bool:
+    """Say whether an attribute is set before others are unpickled, which may be the class's instances.
+
+    A ``__new__`` only where they pickle arguments for it: one that keeps its instances, or the only
+    one, looks among the others.
+    """
+    if name == "__new__":
+        return not _NEW_ARGUMENTS.isdisjoint(vars(cls))
+    return type(value) in _FIRST or name == _FIELDS
 
 
 def _at_once(cls: Any, attributes: dict[str, Any]) -> dict[str, Any]:

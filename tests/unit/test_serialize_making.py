@@ -89,6 +89,59 @@ def test_a_class_whose_attributes_are_its_own_instances(pair, script):
     assert pair.run(main.work) == (1, "red")
 
 
+def test_classes_that_keep_their_instances(pair, script):
+    main = script("""
+        class Single:
+            only = None
+            def __new__(cls):
+                if cls.only is None: cls.only = super().__new__(cls)
+                return cls.only
+        SINGLE = Single()
+        SINGLE.value = 4
+        class Word(str):
+            known = {}
+            def __new__(cls, text):
+                if text not in cls.known: cls.known[text] = super().__new__(cls, text)
+                return cls.known[text]
+        WORD = Word("a")
+        def work():
+            return Single() is SINGLE, SINGLE.value, Word("a") is WORD
+    """)
+    assert pair.run(main.work) == (True, 4, True)
+
+
+def test_globals_are_set_in_the_order_of_their_making(pair, script):
+    main = script("""
+        class Scale:
+            def __init__(self, factor): self.factor = factor
+        class Key:
+            def __init__(self, n): self.n = n
+            def __hash__(self): return hash(self.n * SCALE.factor)
+            def __eq__(self, other): return self.n == other.n
+        TABLE, SCALE = {}, Scale(10)
+        TABLE[Key(1)] = "old"
+        def work():
+            return TABLE.get(Key(1))
+    """)
+    assert pair.run(main.work) == "old"
+    main.SCALE = main.Scale(7)
+    main.TABLE = {main.Key(1): "new"}
+    assert pair.run(main.work) == "new"
+
+
+def test_typed_dicts_that_inherit(pair, script):
+    main = script("""
+        import typing
+        class Options(typing.TypedDict, total=False):
+            a: int
+        class More(Options):
+            b: str
+        def work():
+            return More(b="x"), More.__required_keys__, More.__optional_keys__
+    """)
+    assert pair.run(main.work) == ({"b": "x"}, {"b"}, {"a"})
+
+
 def test_a_base_that_refers_to_its_subclass(pair, script):
     main = script("""
         class Err(Exception):
