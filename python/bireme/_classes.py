@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle as internals
 
-from bireme import _rebuild
+from bireme import _skeleton
 from bireme._fingerprint import is_c_field, member_attributes
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     last: list[Call] = []
     skeleton: Call
     if issubclass(cls, enum.Enum):
-        skeleton = (_rebuild.enum_class, (*arguments, *_enum(cls)))
-        last.append((_rebuild.fill_members, (cls, *_members(cls))))
+        skeleton = (_skeleton.enum_class, (*arguments, *_enum(cls)))
+        last.append((_skeleton.fill_members, (cls, *_members(cls))))
         for name in (*_ENUM, *cls.__members__):
             attributes.pop(name, None)
     else:
-        skeleton = (_rebuild.plain_class, (*arguments, _at_once(cls, attributes)))
+        skeleton = (_skeleton.plain_class, (*arguments, _at_once(cls, attributes)))
     first = {name: value for name, value in attributes.items() if _is_first(cls, name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
-    state = [(_rebuild.fill_class, (cls, origin, part)) for part in (first, rest)]
+    state = [(_skeleton.fill_class, (cls, origin, part)) for part in (first, rest)]
     return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
 
 

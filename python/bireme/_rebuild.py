@@ -42,7 +42,7 @@ ABSENT = _Absent()
 lock: Any = RLock()
 
 _units: dict[str, weakref.ref[type]] = {}
-_uids: dict[int, tuple[weakref.ref[type], str]] = {}
+uids: dict[int, tuple[weakref.ref[type], str]] = {}
 #: Units that the caller sent. A later payload may name them without their
 #: definition, so they stay; the caller has them, so results only name them.
 kept: dict[str, type] = {}
@@ -88,7 +88,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def uid_of(cls: type) -> str:
     """Return the id of a by-value class, giving it one if it has none."""
-    known = _uids.get(id(cls))
+    known = uids.get(id(cls))
     if known is not None and known[0]() is cls:
         return known[1]
     uid = unique()
@@ -100,13 +100,13 @@ def _register(uid: str, cls: type) -> None:
     key = id(cls)
 
     def forget(dead: weakref.ref[type]) -> None:
-        if (known := _uids.get(key)) is not None and known[0] is dead:
-            del _uids[key]
+        if (known := uids.get(key)) is not None and known[0] is dead:
+            del uids[key]
         if _units.get(uid) is dead:
             del _units[uid]
 
     reference = weakref.ref(cls, forget)
-    _uids[key] = (reference, uid)
+    uids[key] = (reference, uid)
     _units[uid] = reference
 
 
@@ -171,119 +171,6 @@ def _tracked(tracker: str, cls: type) -> type:
 
     tracked: type = internals._lookup_class_or_track(tracker, cls)
     return tracked
-
-
-def plain_class(
-    origin: Any, kind: Any, name: str, bases: tuple[Any, ...], attributes: dict[str, Any]
-) -> type:
-    """Make a class that is still to be filled.
-
-    Parameters
-    ----------
-    origin : type
-        The nearest ancestor of the metaclass that did not travel: it makes the class.
-    kind : type
-        The metaclass.
-    name : str
-        The class's name.
-    bases : tuple
-        Its bases, or what ``__orig_bases__`` has of them.
-    attributes : dict
-        What it must have from the start.
-    """
-    resolved = types.resolve_bases(bases)
-    variables = origin.__prepare__(name, resolved)
-    for key, value in attributes.items():
-        variables[sys.intern(key)] = value
-    if resolved is not bases:
-        variables["__orig_bases__"] = bases
-    return _new_class(origin, kind, name, resolved, variables)
-
-
-def enum_class(
-    origin: Any,
-    kind: Any,
-    name: str,
-    bases: tuple[Any, ...],
-    attributes: dict[str, Any],
-    members: dict[str, list[Any]],
-    options: dict[str, Any],
-) -> type:
-    """Make an enum with its members; other attributes of both are still to come.
-
-    The parameters are those of `plain_class`, then what makes each member: the type that is mixed
-    in, the arguments of its ``__new__``, the value.
-    """
-
-    def new(cls: type, made: Any) -> Any:
-        mixin, arguments, value = made[0] if type(made) is tuple else made
-        member = mixin.__new__(cls, *arguments)
-        member._value_ = value
-        return member
-
-    def init(_member: Any, _made: Any) -> None:
-        """Leave out the ``__init__`` of what is mixed in, which ran at home."""
-
-    variables = origin.__prepare__(name, bases)
-    ours: dict[str, Any] = {"__new__": new, "__init__": init} if members else {}
-    for key, value in {**ours, **attributes, **members}.items():
-        variables[key] = value
-    cls = _new_class(origin, kind, name, bases, variables, options)
-    for key, value in list(vars(cls).items()):
-        if ours and (value is new or value is init or key == "_use_args_"):
-            type.__delattr__(cls, key)
-    return cls
-
-
-def _new_class(
-    origin: Any,
-    kind: Any,
-    name: str,
-    bases: tuple[type, ...],
-    variables: dict[str, Any],
-    options: dict[str, Any] = {},  # noqa: B006
-) -> type:
-    """Call the metaclass's own ancestor; the hooks of by-value bases have run at home.
-
-    There is no way past an ``__init_subclass__`` but that it is not there (`lock` is held).
-    """
-    ancestors = {id(cls): cls for base in bases for cls in base.__mro__ if id(cls) in _uids}
-    hooks = [
-        (cls, vars(cls)["__init_subclass__"])
-        for cls in ancestors.values()
-        if "__init_subclass__" in vars(cls)
-    ]
-    try:
-        for cls, _ in hooks:
-            type.__delattr__(cls, "__init_subclass__")
-        made: type = origin.__new__(kind, name, bases, variables, **options)
-        origin.__init__(made, name, bases, variables, **options)
-        return made
-    finally:
-        for cls, hook in hooks:
-            type.__setattr__(cls, "__init_subclass__", hook)
-
-
-def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
-    """Give a class attributes, whatever its own metaclass says of setting them."""
-    for name, value in attributes.items():
-        if name != "_abc_impl":
-            origin.__setattr__(cls, name, value)
-    if "__firstlineno__" in attributes:  # setting `__module__` deletes it
-        origin.__setattr__(cls, "__firstlineno__", attributes["__firstlineno__"])
-    if "_abc_impl" in attributes:
-        from abc import ABCMeta
-
-        for subclass in attributes["_abc_impl"]:
-            ABCMeta.register(cls, subclass)
-
-
-def fill_members(cls: Any, members: dict[str, dict[str, Any]], others: dict[Any, str]) -> None:
-    """Give the members of an enum the attributes, and other values, that their class's code has set."""
-    for name, attributes in members.items():
-        vars(cls.__members__[name]).update(attributes)
-    for value, name in others.items():
-        cls._value2member_map_[value] = cls.__members__[name]
 
 
 def _loads(payload: bytes, buffers: Sequence[Any] = ()) -> Any:
