@@ -70,7 +70,7 @@ class _Name:
         self.watch = Watch(value, rules, follow=False)
 
     def rank(self) -> int:
-        """Order the setting of names: instances last, their making may use the others."""
+        """Order names that nothing else orders: instances last, their making may use the others."""
         return 1 if isinstance(self.value, type) else 2 if self.watch and self.watch.mutable else 0
 
 
@@ -298,7 +298,10 @@ def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
 
 
 def _ordered(groups: list[list[_Name]], classes: list[_Class]) -> list[list[_Name]]:
-    """Put names after those which code that makes their values may use; a circle starts anywhere."""
+    """Put names after those that the code which makes their values may use.
+
+    In a circle the first one stays first; the receiver sets what it turns out to lack.
+    """
     owners = {entry.key: group for group in groups for entry in group}
     definitions = {item.uid: item for item in classes}
 

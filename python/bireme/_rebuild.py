@@ -14,7 +14,8 @@ and was neither there nor sent was set by a task, and stays.
 
 A payload that needs definitions starts with a *preamble*, a call of `enter`
 that runs before the rest of the stream. Its parts are nested bytes: what is
-known already is skipped without being unpickled.
+known already is skipped without being unpickled. A class is made by `_skeleton`, known under its
+id from then on, and filled; its definition and a name's value may ask for others meanwhile.
 """
 
 from __future__ import annotations
