@@ -7,7 +7,7 @@ import pickle
 import sys
 
 from bireme import _core
-from bireme._remote import LARGEST, cut
+from bireme._size import LARGEST, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

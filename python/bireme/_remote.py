@@ -12,6 +12,7 @@ import sys
 from types import FunctionType
 
 from bireme import errors
+from bireme._size import LARGEST, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from bireme.serialize import Decoder, Encoder
 
 Record = tuple[str, str, str, "bytes | None", bool]
-
-# Of an exception, or a log record, that travels as a message: a worker's memory is no place for more.
-LARGEST = 16 << 20
 
 
 class TaskStopped(BaseException):
@@ -59,14 +57,6 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as failure:
         return f"(its text raised {failure!r})"
-
-
-def cut(text: str, most: int) -> str:
-    """Leave the middle out of a text of more than `most` characters."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]} …({len(text) - 2 * half} characters cut)… {text[len(text) - half :]}"
 
 
 def _can_be_made_again(error: BaseException) -> bool:

@@ -191,7 +191,8 @@ impl Worker {
             Ok(encoded) => encoded,
             Err(error) => (form::RAISED, encode_error(hooks, error)?),
         };
-        self.publish(py, hooks, slot, kind, encoded, upto, started)
+        self.publish(py, hooks, slot, kind, encoded, upto, started);
+        Ok(())
     }
 
     /// Decode the payload and call the function on each item.
@@ -269,7 +270,7 @@ impl Worker {
         encoded: Encoded<'_>,
         upto: u64,
         started: u64,
-    ) -> PyResult<()> {
+    ) {
         let (mut kind, mut encoded) = (kind, encoded);
         let block = if encoded.fits_inline() {
             None
@@ -330,7 +331,6 @@ impl Worker {
         }
         let lent = self.state().lent.take();
         drop(lent); // the last view, unless the task kept one
-        Ok(())
     }
 }
 

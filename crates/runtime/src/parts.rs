@@ -114,7 +114,7 @@ mod tests {
     fn a_message_without_end_is_bounded() {
         let mut parts = Parts::default();
         let bytes = vec![0; MAX_BYTES];
-        for _ in 0..MAX_WHOLE_BYTES / MAX_BYTES + 1 {
+        for _ in 0..=MAX_WHOLE_BYTES / MAX_BYTES {
             let part = Message::Part {
                 of: 1,
                 last: 0,
