@@ -2,7 +2,7 @@
 //!
 //! One message is one packet: a tag byte, the numbers in little-endian order, then
 //! free bytes; descriptors travel beside it. What a worker says at length comes in several: see
-//! [`crate::parts`]. Tasks and results never pass here.
+//! `parts`. Tasks and results never pass here.
 
 use bireme_shm::os::process::End;
 
