@@ -18,7 +18,7 @@ from _pickle import dumps as plain_dumps
 from typing import TYPE_CHECKING, Any
 
 from bireme._by_value import Call, Needs, Stream, dump, identity, large
-from bireme._classes import definition
+from bireme._classes import definition, update
 from bireme._fingerprint import Watch
 from bireme._rebuild import ABSENT
 
@@ -36,7 +36,7 @@ _NOTHING = Stream(b"", [], Needs(), {})
 class _Name:
     """The value of one global name as it was sent last."""
 
-    __slots__ = ("digest", "name", "space", "stream", "value", "version", "watch")
+    __slots__ = ("digest", "held", "name", "space", "stream", "value", "version", "watch")
 
     def __init__(self, space: Namespace, name: str) -> None:
         self.space = space
@@ -44,6 +44,8 @@ class _Name:
         self.value: Any = ABSENT
         self.version = 0
         self.digest = b""
+        # The versions of what its pickle refers to.
+        self.held: dict[tuple[str, str], int] = {}
         self.watch: Watch | None = None
         self.stream: Stream
 
@@ -77,11 +79,17 @@ class _Name:
 class _Class:
     """The definition of one by-value class as it was sent last."""
 
-    __slots__ = ("cls", "home", "needs", "skeleton", "state", "uid", "version", "watch")
+    __slots__ = (
+        "attributes", "bases", "cls", "home", "moved", "needs", "skeleton", "state", "uid", "version",
+        "watch",
+    )  # fmt: skip
 
     def __init__(self, uid: str, cls: type) -> None:
         self.uid = uid
         self.cls = cls
+        self.bases = cls.__bases__
+        self.moved = False
+        self.attributes: dict[str, None] = {}
         self.version = 0
         self.watch: Watch | None = None
         self.home: tuple[str, dict[str, Any], str] | None = None
@@ -97,6 +105,10 @@ class _Class:
         cls = self.cls
         made, filling = definition(cls, rules)
         skeleton = dump(made, rules, roots=(cls,))
+        # The peer may have the class as it was.
+        self.attributes.update(dict.fromkeys(vars(cls)))
+        self.moved |= cls.__bases__ is not self.bases
+        filling = [*update(cls, self.attributes, self.moved), *filling]
         state = dump([Call(*call) for call in filling], rules, roots=(cls,))
         if (
             not self.version
@@ -193,7 +205,9 @@ class Sender:
                     classes[uid] = self._classes[uid]
                     classes[uid].update(self.rules)
                     todo.append(classes[uid].needs)
-            for key, (space, optional) in {**more.names, **more.changed()}.items():
+            for key, (space, optional) in {
+                **self._of_modules(more), **more.names, **more.changed(),
+            }.items():  # fmt: skip
                 if key in names or key in absent:
                     continue
                 if key[1] not in space.variables and not self._may_have(space, key):
@@ -211,6 +225,14 @@ class Sender:
                 todo.append(entry.stream.needs)
         return self._write(list(classes.values()), names, before, absent)
 
+    def _of_modules(self, needs: Needs) -> dict[tuple[str, str], tuple[Namespace, bool]]:
+        """Return the names of whole modules that were sent before: they may be gone."""
+        return {
+            key: (needs.modules[key[0]], True)
+            for key in (self._names if needs.modules else ())
+            if key[0] in needs.modules
+        }
+
     def _may_have(self, space: Namespace, key: tuple[str, str]) -> bool:
         """Say whether the peer may have a value for a name."""
         return space.inherited is not None or key in self._names
@@ -225,10 +247,7 @@ class Sender:
         if not classes and not names:
             return _EMPTY
         groups = _groups(names)
-        for group in groups:
-            if any(entry.version > before[entry.key] for entry in group):
-                for entry in group:
-                    entry.version = max(entry.version, before[entry.key] + 1)
+        self._advance(groups, before)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
@@ -267,6 +286,29 @@ class Sender:
                 del self._written[next(iter(self._written))]
             self._written[carries] = (state, bundle)
         return bundle
+
+    def _advance(self, groups: list[list[_Name]], before: dict[tuple[str, str], int]) -> None:
+        """Have the version of a name grow with those of its group, and of what it refers to."""
+        followers = {entry.key: list(group) for group in groups for entry in group}
+        todo = []
+        for entry in (entry for group in groups for entry in group):
+            for key in entry.stream.needs.references:
+                followers.setdefault(key, []).append(entry)
+            if entry.version > before[entry.key] or self._versions(entry.held) != entry.held:
+                todo.append(entry)
+        newer = {}
+        while todo:
+            entry = todo.pop()
+            if entry.key not in newer:
+                newer[entry.key] = entry
+                todo += followers[entry.key]
+        for entry in newer.values():
+            entry.version = max(entry.version, before[entry.key] + 1)
+        for entry in newer.values():
+            entry.held = self._versions(entry.stream.needs.references)
+
+    def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return {key: self._names[key].version for key in keys}
 
     def _joint(self, group: list[_Name]) -> Stream:
         if len(group) == 1:

@@ -25,6 +25,7 @@ from bireme import _inherit, _named, _rebuild
 from bireme._classes import c_type
 from bireme._fingerprint import (
     LARGE_BYTES,
+    annotations_of,
     contents,
     global_names,
     is_immutable,
@@ -67,20 +68,28 @@ class Needs:
         left out if its value cannot be pickled.
     inherited : dict
         As `names`, those that the peer has by inheritance, as long as the value is the same.
+    modules : dict
+        The namespaces of whole modules, by label: what they had once is needed, too.
+    references : set
+        Those of `names` that the stream refers to: it has what they are when it is read.
     """
 
-    __slots__ = ("inherited", "names", "units")
+    __slots__ = ("inherited", "modules", "names", "references", "units")
 
     def __init__(self) -> None:
         self.units: dict[str, type] = {}
         self.names: dict[tuple[str, str], tuple[Namespace, bool]] = {}
         self.inherited: dict[tuple[str, str], tuple[Namespace, bool]] = {}
+        self.modules: dict[str, Namespace] = {}
+        self.references: set[tuple[str, str]] = set()
 
     def update(self, others: Needs) -> None:
         """Take in what else is needed."""
         self.units.update(others.units)
         self.names.update(others.names)
         self.inherited.update(others.inherited)
+        self.modules.update(others.modules)
+        self.references.update(others.references)
 
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
@@ -202,6 +211,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return None
             if space.travels:
                 self.needs.names[space.label, name] = (space, False)
+                self.needs.references.add((space.label, name))
             elif (space.label, name) not in _rebuild.held:
                 return None
             return (_rebuild.named, (space.label, name))
@@ -232,7 +242,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         slots = {
             "__defaults__": fn.__defaults__,
             "__kwdefaults__": fn.__kwdefaults__,
-            "__annotations__": _annotations(fn),
+            "__annotations__": annotations_of(fn),
             "__type_params__": getattr(fn, "__type_params__", None),
         }
         slots = {name: large(value) for name, value in slots.items() if value}
@@ -242,7 +252,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             slots["__qualname__"] = fn.__qualname__
         if fn.__module__ != space.variables.get("__name__"):
             slots["__module__"] = fn.__module__
-        if fn.__doc__ is not None and not (code.co_consts and fn.__doc__ is code.co_consts[0]):
+        first = code.co_consts[0] if code.co_consts else None
+        if fn.__doc__ is not (first if isinstance(first, str) else None):
             slots["__doc__"] = fn.__doc__
         filled: list[tuple[Call, Any]] = []
         values: list[Any] = []
@@ -328,6 +339,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self.rules.returning:
             return (_rebuild.imported, (name,))
         space = Namespace("__main__" if name == "__mp_main__" else name, vars(module), True)
+        self.needs.modules[space.label] = space
         for key in list(vars(module)):
             if not key.startswith("__"):
                 self.needs.names.setdefault((space.label, key), (space, True))
@@ -376,13 +388,6 @@ def large(value: Any) -> Any:
     if (kind is bytes or kind is bytearray) and is_large(value):
         return Call(kind, (pickle.PickleBuffer(value),))
     return value
-
-
-def _annotations(fn: types.FunctionType) -> dict[str, Any] | None:
-    try:
-        return fn.__annotations__
-    except Exception:  # 3.14 evaluates them now: a name may exist for type checkers only
-        return None
 
 
 def _own_attributes(wrapper: Any) -> dict[str, Any]:

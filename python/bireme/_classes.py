@@ -23,6 +23,8 @@ from bireme import _skeleton
 from bireme._fingerprint import is_c_field, member_attributes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bireme._rules import Rules
 
 Call = tuple[Any, ...]
@@ -70,6 +72,27 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     rest = {name: value for name, value in attributes.items() if name not in first}
     state = [(_skeleton.fill_class, (cls, origin, part)) for part in (first, rest)]
     return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
+
+
+def update(cls: Any, sent: Iterable[str], moved: bool) -> list[Call]:
+    """Give the calls that take from a class which the peer may have what is there no longer.
+
+    Parameters
+    ----------
+    cls : type
+        A by-value class.
+    sent : iterable of str
+        All attributes that it ever had when it was sent.
+    moved : bool
+        Whether it had other bases once.
+    """
+    gone = [name for name in sent if name not in vars(cls)]
+    calls: list[Call] = []
+    if moved:
+        calls.append((_skeleton.set_bases, (cls, cls.__bases__)))
+    if gone:
+        calls.append((_skeleton.delete_attributes, (cls, gone)))
+    return calls
 
 
 def _origin(cls: Any, rules: Rules) -> tuple[type, tuple[Any, ...]]:
@@ -165,11 +188,12 @@ def _member(member: Any) -> list[Any]:
 
 
 def _members(cls: Any) -> Call:
-    """Return the attributes of an enum's members, and by which other values they are found."""
+    """Return the values and attributes of an enum's members, and by which other values they are found."""
     own = {id(member): member for member in cls.__members__.values()}
     others = {
         value: member._name_
         for value, member in cls._value2member_map_.items()
         if id(member) in own and value != member._value_
     }
-    return {member._name_: member_attributes(member) for member in own.values()}, others
+    states = {m._name_: (m._value_, member_attributes(m)) for m in own.values()}
+    return states, others

@@ -1,14 +1,16 @@
 """Notice, cheaply, that what a by-value function depends on has changed.
 
 A `Watch` walks once over a function and everything that travels with it, and
-writes down what it saw: code objects, defaults, captured values and the values
-of global names. Asking again later compares those by identity (atoms also by
-value), which takes well under a microsecond for an ordinary function.
+writes down what it saw: code objects, defaults, captured values, the values of
+global names, and the whole content of the dicts in which functions, classes and
+enum members keep their attributes, so that new ones and deleted ones count, too.
+Asking again later compares those by identity (atoms also by value), which takes
+well under a microsecond for an ordinary function.
 
-What can change in place without a new identity (dict, list, set, instances) is
-beyond that: the watch is then *mutable* and its owner pickles again to see.
-Large buffers count as unchanged while they are the same object; `refresh` says
-otherwise.
+Whatever else is not known to be immutable, by its exact type, may change in place
+without a new identity (dict, list, set, instances): the watch is then *mutable*
+and its owner pickles again to see. Large buffers count as unchanged while they
+are the same object; `refresh` says otherwise.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ import re
 import sys
 import types
 import weakref
+from abc import get_cache_token
+from gc import get_referents
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from bireme._rebuild import ABSENT
 from bireme._rules import MAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from bireme._rules import Rules
 
@@ -39,26 +44,29 @@ _ATOMS: Final = frozenset(
 )
 _BY_EQUALITY: Final = frozenset({int, str, float})
 _LRU: Final = type(functools.lru_cache(len))
-_IMMUTABLE: Final = (
-    enum.Enum,
-    re.Pattern,
-    types.BuiltinFunctionType,
-    types.WrapperDescriptorType,
-    types.MethodDescriptorType,
-    types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-    types.MemberDescriptorType,
-    types.GetSetDescriptorType,
-    types.CodeType,
-    types.GenericAlias,
-    types.FunctionType,
-    types.ModuleType,
-    type,
-    str,
-    bytes,
-    tuple,
-    frozenset,
+#: Instances of types that compare so are equal only to themselves.
+_IDENTITY: Final[Any] = object.__eq__
+#: Their subclasses may have attributes.
+_PLAIN: Final = (str, bytes, tuple, frozenset)
+_IMMUTABLE: Final = _ATOMS.union(
+    _PLAIN,
+    {
+        re.Pattern,
+        types.BuiltinFunctionType,
+        types.WrapperDescriptorType,
+        types.MethodDescriptorType,
+        types.MethodWrapperType,
+        types.ClassMethodDescriptorType,
+        types.MemberDescriptorType,
+        types.GetSetDescriptorType,
+        types.CodeType,
+        types.GenericAlias,
+        types.UnionType,
+        types.FunctionType,
+    },
 )
+#: What these have travels with a class or module, or not at all.
+_BY_NAME: Final = (enum.Enum, types.ModuleType, type)
 #: Matched by name, so that nothing is imported for them.
 _IMMUTABLE_NAMES: Final = frozenset(
     {
@@ -67,9 +75,8 @@ _IMMUTABLE_NAMES: Final = frozenset(
         "datetime.timezone", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
         "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib._local.PosixPath",
         "operator.itemgetter", "operator.attrgetter", "operator.methodcaller",
-        "typing.TypeVar", "typing.ParamSpec", "typing.TypeVarTuple", "typing.TypeAliasType",
-        "typing.NewType", "typing._GenericAlias", "typing._UnionGenericAlias",
-        "_abc._abc_data", "_ctypes.CField", "numpy._ArrayFunctionDispatcher", "_collections._tuplegetter", "collections._tuplegetter",
+        "_abc._abc_data", "_ctypes.CField", "numpy._ArrayFunctionDispatcher",
+        "_collections._tuplegetter", "collections._tuplegetter",
     }
 )  # fmt: skip
 
@@ -78,6 +85,7 @@ _IMMUTABLE_NAMES: Final = frozenset(
 _MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 #: What `namedtuple` keeps in its classes, and ctypes: it looks once.
 _FIXED: Final = frozenset({"_fields", "_field_defaults", "_fields_"})
+_HEAP_TYPE: Final = 1 << 9
 
 
 class _Weakly(weakref.ref[Any]):
@@ -86,18 +94,11 @@ class _Weakly(weakref.ref[Any]):
     __slots__ = ()
 
 
-class _Count:
-    """Has the number of names in a mapping under any name: what is watched is watched alike."""
-
-    __slots__ = ("mapping",)
-
-    def __init__(self, mapping: Mapping[str, Any]) -> None:
-        self.mapping = mapping
-
-    def get(self, _name: str, _default: object) -> int:
-        """Return how many there are now."""
-        return len(self.mapping)
-
+#: What a function consists of: `get_referents` gives it, too, but also what may keep the function.
+_state: Final = attrgetter(
+    "__code__", "__defaults__", "__kwdefaults__", "__dict__", "__doc__", "__name__", "__qualname__",
+    "__module__", "__annotations__" if sys.version_info < (3, 14) else "__annotate__",
+)  # fmt: skip
 
 _epoch = 0
 _stamps: dict[int, tuple[Any, int]] = {}
@@ -126,6 +127,16 @@ def stamp(obj: Any) -> int:
     return count if held is obj else 0
 
 
+def _is_dunder(name: str) -> bool:
+    """Say whether an attribute's name is one of Python's own."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def _is_sunder(name: str) -> bool:
+    """Say whether it is Python's own or `enum`'s."""
+    return name.startswith("_") and name.endswith("_")
+
+
 class Watch:
     """What a value looked like, and whether it still does.
 
@@ -146,10 +157,18 @@ class Watch:
 
     __slots__ = (
         "_cells",
+        "_closures",
+        "_contents",
         "_epoch",
         "_follow",
         "_functions",
+        "_is_short",
         "_items",
+        "_mappings",
+        "_referents",
+        "_registered",
+        "_replaceable",
+        "_root",
         "_rules",
         "_seen",
         "mutable",
@@ -160,22 +179,48 @@ class Watch:
         self._epoch = _epoch
         self._follow = follow
         self._rules = rules
-        # Held weakly: a watch must not keep what its owner has dropped.
-        self._functions: list[tuple[weakref.ref[types.FunctionType], Any, Any]] = []
-        self._items: list[tuple[Mapping[str, Any] | _Count, str, Any]] = []
+        # A watch must not keep the root: it, and what may refer to it, is held weakly.
+        self._root: Callable[[], Any] = _nothing
+        self._functions: list[types.FunctionType] = []
+        self._referents: list[Any] = []
+        self._closures: list[tuple[weakref.ref[types.FunctionType], list[Any]]] = []
+        # Attributes for which equal is not the same.
+        self._replaceable: list[tuple[weakref.ref[Any], str, Any]] = []
+        # What `ABCMeta.register` moves on, if there is a class that has it.
+        self._registered: object = None
+        # Dicts, and copies of them: values for which equal is not the same are items, too.
+        self._mappings: list[Mapping[str, Any]] = []
+        self._contents: list[dict[str, Any]] = []
+        self._items: list[tuple[Mapping[str, Any], str, Any]] = []
         self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
         self._seen: dict[int, Any] = {}
         self._visit(root)
         self._seen = {}
+        # An ordinary function that uses no names.
+        others = (self._functions, self._mappings, self._items, self._closures, self._cells)
+        self._is_short = not any(others)
 
     def unchanged(self) -> bool:
         """Say whether nothing that was seen has been replaced."""
         if self._epoch != _epoch:
             return False
-        for held, code, defaults in self._functions:
-            fn = held()
-            if fn is not None and (fn.__code__ is not code or fn.__defaults__ is not defaults):
+        for held, name, value in self._replaceable:
+            if (found := held()) is not None and getattr(found, name) is not value:
                 return False
+        try:
+            if self._is_short:
+                return get_referents(self._root()) == self._referents
+            if get_referents(self._root(), *self._functions) != self._referents:
+                return False
+            if self._mappings != self._contents:
+                return False
+            for held, state in self._closures:
+                if (fn := held()) is not None and [*_state(fn)] != state:
+                    return False
+        except Exception:  # what is there now is of a class whose `__eq__` raises
+            return False
+        if self._registered is not None and self._registered != get_cache_token():
+            return False
         for mapping, name, value in self._items:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
@@ -204,19 +249,23 @@ class Watch:
         elif issubclass(kind, type):
             if not self._rules.needs_by_value(value):
                 self._visit_named(value)
-            elif value.__flags__ & (1 << 9):
+            elif value.__flags__ & _HEAP_TYPE:
                 self._visit_class(value)
         elif kind is types.ModuleType:
             if self._rules.module_travels(value, value.__name__):
                 self.mutable = True
-        elif kind is types.MemberDescriptorType:
-            pass
         elif issubclass(kind, enum.Enum):
             self._visit(kind)
         elif (parts := _parts(value)) is not None:
             for part in parts:
                 self._visit(part)
-        elif not is_immutable(value) and not is_large(value):
+            for mapping in _attributes(value):
+                self._visit_mapping(mapping)
+        elif is_large(value):
+            self._visit(kind)
+            if kind.__dictoffset__:
+                self._visit_mapping(vars(value))
+        elif not is_immutable(value):
             self.mutable = True
 
     def _visit_named(self, value: Any) -> None:
@@ -228,11 +277,25 @@ class Watch:
 
     def _visit_function(self, fn: types.FunctionType, special: bool = False) -> None:
         held = weakref.ref(fn)
-        self._functions.append((held, fn.__code__, fn.__defaults__))
+        inputs = [fn.__kwdefaults__ or {}, fn.__dict__]
+        dicts = [*inputs, annotations_of(fn) or {}]
+        if fn.__closure__ is not None or not _is_of_module(fn):
+            self._closures.append((held, _with_copies(_state(fn), dicts)))
+        else:
+            self._referents += _with_copies(get_referents(fn), dicts)
+            if len(self._seen) == 1:  # nothing but the root
+                self._root = held
+            else:
+                self._functions.append(fn)
+        for name in ("__defaults__", "__kwdefaults__", "__dict__"):
+            if value := getattr(fn, name):
+                self._replaceable.append((held, name, value))
         self._visit(fn.__defaults__)
-        for mapping in (fn.__kwdefaults__ or {}, fn.__dict__):
-            for name, value in mapping.items():
-                self._item(mapping, name, value)
+        for mapping in inputs:
+            self._note_items(mapping)
+        for mapping in dicts:
+            for value in list(mapping.values()):
+                self._visit(value)
         for index, cell in enumerate(fn.__closure__ or ()):
             value = contents(cell)
             # It may be the function itself.
@@ -250,30 +313,49 @@ class Watch:
                 else:
                     self._items.append((fn.__globals__, name, value))
 
-    def _visit_class(self, cls: Any) -> None:
+    def _visit_class(self, cls: type) -> None:
+        self._replaceable.append((weakref.ref(cls), "__bases__", cls.__bases__))
         for base in (*cls.__bases__, type(cls)):
             self._visit(base)
-        fixed = issubclass(cls, enum.Enum)
-        for name, value in list(vars(cls).items()):
-            special = fixed or (name.startswith("__") and name.endswith("__")) or name in _FIXED
-            if special and not isinstance(
-                value, (types.FunctionType, classmethod, staticmethod, property)
-            ):
-                continue
+        is_special = _is_sunder if issubclass(cls, enum.Enum) else _is_dunder
+        attributes = self._note(vars(cls), is_special)
+        if "_abc_impl" in attributes:
+            self._registered = get_cache_token()
+        for name, value in attributes.items():
+            special = is_special(name) or name in _FIXED
             if special and type(value) is types.FunctionType:
-                self._items.append((vars(cls), name, value))
                 self._visit_function(value, special=True)
-            else:
-                self._item(vars(cls), name, value)
-        self._count(vars(cls))
-        for member in cls.__members__.values() if fixed else ():
-            self._count(vars(member))
-            for name, value in member_attributes(member).items():
-                self._item(vars(member), name, value)
+            elif name == "__annotations__" and type(value) is dict:
+                self._visit_mapping(value)
+            elif not special or isinstance(value, (classmethod, staticmethod, property)):
+                self._visit(value)
+        for member in members(cls):
+            for value in self._note(vars(member), _is_sunder).values():
+                self._visit(value)
 
-    def _count(self, mapping: Mapping[str, Any]) -> None:
-        """Watch for new names."""
-        self._items.append((_Count(mapping), "", len(mapping)))
+    def _visit_mapping(self, mapping: Mapping[str, Any]) -> None:
+        for value in self._note(mapping).values():
+            self._visit(value)
+
+    def _note(
+        self, mapping: Mapping[str, Any], is_special: Callable[[str], bool] = _is_dunder
+    ) -> dict[str, Any]:
+        """Write down the whole content of a dict, special names less strictly; give it."""
+        content = dict(mapping)
+        self._mappings.append(mapping)
+        self._contents.append(content)
+        self._note_items(mapping, is_special)
+        return content
+
+    def _note_items(
+        self, mapping: Mapping[str, Any], is_special: Callable[[str], bool] = _is_dunder
+    ) -> None:
+        """Write down those values for which another one may be equal."""
+        self._items += [
+            (mapping, name, value)
+            for name, value in list(mapping.items())
+            if type(value).__eq__ is not _IDENTITY and not is_special(name)
+        ]
 
     def _item(self, mapping: Mapping[str, Any], name: str, value: Any) -> None:
         self._items.append((mapping, name, value))
@@ -281,32 +363,66 @@ class Watch:
             self._visit(value)
 
 
+def _nothing() -> None:
+    """Stand for a reference to nothing."""
+
+
+def _with_copies(parts: Iterable[Any], dicts: list[dict[str, Any]]) -> list[Any]:
+    """Copy those parts of a function that are dicts of its own: what matters is their content."""
+    own = set(map(id, dicts))
+    return [dict(part) if id(part) in own else part for part in parts]
+
+
+def _is_of_module(fn: types.FunctionType) -> bool:
+    """Say whether a function's globals live on without it."""
+    name = fn.__globals__.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return getattr(module, "__dict__", None) is fn.__globals__
+
+
 def _parts(value: Any) -> tuple[Any, ...] | None:
     """Return what an immutable holder of other values holds, None for the rest."""
     kind = type(value)
     if kind is tuple or kind is frozenset:
         return tuple(value)
-    if issubclass(kind, tuple):
-        return (kind, *tuple.__iter__(value))
     if kind is types.MethodType:
         return (value.__func__, value.__self__)
     if kind is functools.partial:
-        return (value.func, value.args, *value.keywords.values(), *value.__dict__.values())
+        return (value.func, value.args)
     if kind is _LRU:
-        return (value.__wrapped__,)
+        return ()
     if kind is staticmethod or kind is classmethod:
         return (value.__func__,)
-    if kind is property:
+    if kind is property or issubclass(kind, types.DynamicClassAttribute):
         return (value.fget, value.fset, value.fdel)
     if kind is functools.cached_property:
         return (value.func,)
-    if kind is bytes:
-        return ()
+    if kind is types.MethodWrapperType:
+        return (value.__self__,)
+    if kind.__module__ == "typing" or kind is types.GenericAlias or kind is types.UnionType:
+        names = ("__origin__", "__supertype__", "__args__", "__metadata__")
+        return tuple(getattr(value, name, None) for name in names)
+    if is_bare(kind):
+        held = tuple if issubclass(kind, tuple) else frozenset
+        return (kind, *(held.__iter__(value) if issubclass(kind, held) else ()))
     if kind is types.BuiltinFunctionType and not isinstance(
         value.__self__, (types.ModuleType, type, type(None))
     ):
         return (value.__self__,)
     return None
+
+
+def _attributes(value: Any) -> tuple[dict[str, Any], ...]:
+    """Return the dicts of an immutable holder that can change."""
+    kind = type(value)
+    if kind is functools.partial:
+        return (value.keywords, value.__dict__)
+    return (value.__dict__,) if kind is _LRU else ()
+
+
+def members(cls: type) -> list[Any]:
+    """Return the members of an enum, none for other classes."""
+    return list(cls._member_map_.values()) if issubclass(cls, enum.Enum) else []
 
 
 def member_attributes(member: enum.Enum) -> dict[str, Any]:
@@ -323,12 +439,30 @@ def is_c_field(value: Any) -> bool:
 def is_immutable(value: Any) -> bool:
     """Say whether a value itself (not what it refers to) cannot change in place."""
     kind = type(value)  # what `__class__` says may be anything, or run code
-    if issubclass(kind, _IMMUTABLE):
+    if kind in _IMMUTABLE or issubclass(kind, _BY_NAME) or is_bare(kind):
         return True
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, (numpy.generic, numpy.dtype)):
-        return not issubclass(kind, numpy.void)
-    return f"{kind.__module__}.{kind.__qualname__}" in _IMMUTABLE_NAMES
+        return not issubclass(kind, numpy.void) and not kind.__dictoffset__
+    return (
+        kind.__module__ == "typing" or f"{kind.__module__}.{kind.__qualname__}" in _IMMUTABLE_NAMES
+    )
+
+
+def is_bare(kind: type) -> bool:
+    """Say whether a class derives from an immutable one and adds no place for attributes."""
+    for plain in _PLAIN:
+        if issubclass(kind, plain):
+            return kind.__dictoffset__ == 0 and kind.__basicsize__ <= plain.__basicsize__
+    return False
+
+
+def annotations_of(fn: types.FunctionType) -> dict[str, Any] | None:
+    """Return a function's annotations, None if they cannot be had."""
+    try:
+        return fn.__annotations__
+    except Exception:  # 3.14 evaluates them now: a name may exist for type checkers only
+        return None
 
 
 def is_large(value: Any) -> bool:

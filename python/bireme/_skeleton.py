@@ -121,9 +121,38 @@ def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
             ABCMeta.register(cls, subclass)
 
 
-def fill_members(cls: Any, members: dict[str, dict[str, Any]], others: dict[Any, str]) -> None:
-    """Give the members of an enum the attributes, and other values, that their class's code has set."""
-    for name, attributes in members.items():
-        vars(cls.__members__[name]).update(attributes)
+def set_bases(cls: Any, bases: tuple[type, ...]) -> None:
+    """Give a class other bases than it was made with."""
+    if cls.__bases__ != bases:
+        cls.__bases__ = bases
+
+
+def delete_attributes(cls: Any, names: list[str]) -> None:
+    """Delete attributes of a class that it has no longer where it comes from."""
+    for name in names:
+        if name in vars(cls):
+            type.__delattr__(cls, name)
+
+
+def fill_members(
+    cls: Any, members: dict[str, tuple[Any, dict[str, Any]]], others: dict[Any, str]
+) -> None:
+    """Give the members of an enum the values and attributes that their class's code has set.
+
+    Parameters
+    ----------
+    cls : type
+        The enum.
+    members : dict
+        The value, and the attributes, of each member.
+    others : dict
+        The names of the members that are found by yet other values.
+    """
+    for name, (value, attributes) in members.items():
+        own = vars(cls.__members__[name])
+        for key in own.keys() - attributes.keys():
+            if not key.startswith("_"):
+                del own[key]
+        own.update(attributes, _value_=value)
     for value, name in others.items():
         cls._value2member_map_[value] = cls.__members__[name]

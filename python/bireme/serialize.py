@@ -69,9 +69,14 @@ class Function:
         What a worker knows once it has loaded this, for `Encoder.dumps`.
     name : str
         The function's name with its module, for people.
+    unchanged : callable
+        Says whether nothing was replaced that the function depends on: below a
+        microsecond for one that uses a few names.
     """
 
-    __slots__ = ("_watch", "buffers", "carries", "digest", "mutable", "name", "payload", "stable")
+    __slots__ = (
+        "buffers", "carries", "digest", "mutable", "name", "payload", "stable", "unchanged",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -88,21 +93,16 @@ class Function:
         self.name = name
         self.digest = digest
         self.carries = carries
-        self._watch = watch
         self.stable = watch is None
         self.mutable = watch is not None and watch.mutable
-
-    def unchanged(self) -> bool:
-        """Say whether nothing was replaced that the function depends on.
-
-        Notes
-        -----
-        Below a microsecond for a function that uses a few names.
-        """
-        return self._watch is None or self._watch.unchanged()
+        self.unchanged = _always if watch is None else watch.unchanged
 
     def __repr__(self) -> str:
         return f"<Function {self.name}, {len(self.payload)} bytes>"
+
+
+def _always() -> bool:
+    return True
 
 
 class _Side:

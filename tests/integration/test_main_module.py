@@ -89,6 +89,68 @@ def test_a_global_changed_by_the_caller_is_sent_again(run_script):
     """).check()
 
 
+def test_a_value_bound_anew_that_is_the_same_is_looked_at_once(run_script):
+    run_script("""
+        import bireme
+        from bireme.serialize import Encoder
+
+        encode, calls = Encoder.encode_function, []
+
+        def counted(self, function):
+            calls.append(function)
+            return encode(self, function)
+
+        Encoder.encode_function = counted
+        pair = (1, 2)
+
+        def read():
+            return pair
+
+        with bireme.Pool(1) as pool:
+            assert pool.apply(read) == (1, 2)
+            pair = tuple([1, 2])
+            assert [pool.apply(read) for _ in range(3)] == [(1, 2)] * 3
+        assert calls == [read, read]
+    """).check()
+
+
+def test_new_and_deleted_attributes_are_sent(run_script):
+    run_script("""
+        from collections import namedtuple
+        import bireme
+
+        class Config: pass
+
+        State = namedtuple("State", "weights step")
+
+        def read(_):
+            return getattr(Config, "rate", "unset")
+
+        def count(_):
+            return getattr(count, "n", "unset")
+
+        def capture(state):
+            return lambda _: state.weights
+
+        state = State([1], 0)
+        weights = capture(state)
+
+        with bireme.Pool(1) as pool:
+            def see():
+                functions = (read, count, weights)
+                by_apply = [pool.apply(function, (0,)) for function in functions]
+                assert by_apply == [pool.map(function, [0])[0] for function in functions]
+                return by_apply
+
+            assert see() == ["unset", "unset", [1]]
+            Config.rate, count.n = 5, 7
+            state.weights.append(2)
+            assert see() == [5, 7, [1, 2]]
+            del Config.rate, count.n
+            assert see() == ["unset", "unset", [1, 2]]
+    """).check()
+
+
 @pytest.mark.parametrize("method", ALL)
 def test_classes_of_main_keep_their_identity(run_script, method):
     run_script(

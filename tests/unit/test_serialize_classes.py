@@ -292,3 +292,27 @@ def test_type_parameters(pair, script):
     back, item = pair.run(main.work, main.Box(4))
     assert type(back) is main.Box
     assert item == 4
+
+
+def test_enums_have_all_their_members_and_what_these_hold(pair, script):
+    main = script("""
+        import enum
+        class Flag(enum.Flag):
+            NONE = 0
+            A = 1
+            B = 2
+            BOTH = 3
+        class Planet(enum.Enum):
+            EARTH = (1, 2)
+            MARS = (3, 4)
+            RED = (3, 4)
+            def __init__(self, mass, radius):
+                self.mass = mass
+                self.radius = lambda: radius
+        def flags():
+            return repr([Flag.NONE, Flag.BOTH, Flag(0), ~Flag.A, *Flag]), Flag.A | Flag.B is Flag.BOTH
+        def planets():
+            return Planet.RED is Planet.MARS, Planet.RED.mass, Planet.EARTH.radius(), list(map(str, Planet))
+    """)
+    assert pair.run(main.flags) == main.flags()
+    assert pair.run(main.planets) == main.planets()

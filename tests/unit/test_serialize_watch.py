@@ -109,11 +109,15 @@ def test_names_that_are_not_used_do_not_matter(encoder, script):
         ("logging.getLogger('x')", False), ("datetime.date(2020, 1, 1)", False),
         ("lambda: 1", False), ("bytes(100_000)", False), ("bytearray(100_000)", False),
         ("list[int]", False), ("typing.Optional[int]", False), ("str.upper", False),
-        ("enum.Enum('E', 'A').A", False),
+        ("enum.Enum('E', 'A').A", False), ("enum.Enum('E', {'A': []}).A", True),
+        ("type('S', (str,), {})('x')", True), ("type('S', (tuple,), {})()", True),
+        ("type('S', (str,), {'__slots__': ()})('x')", False), ("os.stat('.')", False),
+        ("collections.namedtuple('P', 'a b')(1, [])", True),
+        ("collections.namedtuple('P', 'a b')(1, 2)", False), ("typing.Literal['a']", False),
     ],
 )  # fmt: skip
 def test_which_values_can_change_in_place(encoder, script, value, mutable):
-    modules = "datetime, enum, functools, logging, os, pathlib, re, typing"
+    modules = "collections, datetime, enum, functools, logging, os, pathlib, re, typing"
     main = script(f"import {modules}\nvalue = {value}\ndef work(): return value")
     assert encoder.encode_function(main.work).mutable is mutable
     main = script(
@@ -121,6 +125,95 @@ def test_which_values_can_change_in_place(encoder, script, value, mutable):
         f"work = outer({value})"
     )
     assert encoder.encode_function(main.work).mutable is mutable
+
+
+@pytest.mark.parametrize(
+    ("definition", "expression", "changes"),
+    [
+        ("class C: pass", "getattr(C, 'n', 0)", ["C.n = 1", "C.n = True", "C.n = 2", "del C.n", "C.n = 2"]),
+        ("class B: pass\nclass C(B): pass", "getattr(C, 'n', 0)", [
+            "B.n = 1", "C.n = 2", "B.n = 2", "B.n = 3", "del C.n", "del B.n",
+        ]),
+        ("class M(type): pass\nclass C(metaclass=M): pass", "getattr(C, 'n', 0)", ["M.n = 1", "del M.n"]),
+        ("class A:\n def m(self): return 1\nclass B:\n def m(self): return 2\nclass C(A): pass", "C().m()", [
+            "C.__bases__ = (B,)", "C.__bases__ = (A,)",
+        ]),
+        ("class C:\n _n_ = [1]\n x: int", "C._n_, C.__annotations__, C.__doc__, hasattr(C, '__len__')", [
+            "C._n_.append(2)", "C.__annotations__['y'] = str", "C.__doc__ = 'text'",
+            "C.__len__ = lambda self: 1", "del C.__len__",
+        ]),
+        ("import abc\nclass A(abc.ABC): pass\nclass C: pass", "isinstance(C(), A)", ["A.register(C)"]),
+        ("import enum\nclass E(enum.Enum):\n A = [1]\n B = 2", "E.A.value, getattr(E.B, 'n', 0), E(2)", [
+            "E.A.value.append(2)", "E.B.n = 1", "E.B.n = 2", "del E.B.n",
+        ]),
+        ("import enum\nclass E(enum.Enum):\n A = 1\n def m(self): return 1\nmember = E.A", "member.m()", [
+            "E.m = lambda self: 2",
+        ]),
+        ("import enum\nclass E(enum.Enum):\n A = 1\nclass C: n = 1", "repr(C.n)", ["C.n = E.A"]),
+        ("def f(): 'text'", "getattr(f, 'n', 0), f.__doc__, f.__name__, f.__annotations__", [
+            "f.n = 1", "f.n = True", "del f.n", "f.__dict__ = {'n': 2}", "f.__doc__ = 'other'",
+            "f.__doc__ = None", "f.__name__ = 'g'", "f.__annotations__ = {'x': int}",
+            "f.__annotations__['x'] = float",
+        ]),
+        ("def make(v):\n def f(): return v\n return f\nf = make(1)", "f(), getattr(f, 'n', 0)", [
+            "f.n = 1", "f.n = True", "f.__closure__[0].cell_contents = True",
+        ]),
+        ("def f(a=1, *, k=2): return a, k", "f()", [
+            "f.__kwdefaults__ = {'k': 3}", "f.__kwdefaults__['k'] = 4", "f.__defaults__ = (True,)",
+            "f.__kwdefaults__ = {'k': [1]}", "f.__kwdefaults__['k'].append(2)",
+        ]),
+        ("class C: pass\ndef f(c: C): return getattr(c, 'n', 0)", "f(C())", ["C.n = 1"]),
+        *(
+            (f"class S({kind}): pass\ns = S({value})", "getattr(s, 'n', 0)", ["s.n = 1", "s.n = 2", "del s.n"])
+            for kind, value in [("str", "'x'"), ("bytes", "b'x'"), ("tuple", "'xy'"), ("frozenset", "'xy'")]
+        ),
+        ("class S(str):\n __slots__ = ()\n def m(self): return 1\ns = S('x')", "s.m()", ["S.m = lambda self: 2"]),
+        ("class S(str):\n __slots__ = ('n',)\ns = S('x')", "getattr(s, 'n', 0)", ["s.n = 1"]),
+        ("import collections\nState = collections.namedtuple('State', 'weights')\nstate = State([1])", "state", [
+            "state.weights.append(2)",
+        ]),
+        ("import functools\np = functools.partial(dict, a=1)", "p(), getattr(p, 'n', 0)", [
+            "p.keywords['b'] = 2", "del p.keywords['b']", "p.n = 1", "p.n = 2",
+        ]),
+        ("import functools\n@functools.lru_cache\ndef f(): return 1", "f(), getattr(f, 'n', 0)", ["f.n = 1"]),
+        ("import functools\ndef inner(): return 1\ndef decorate(f):\n @functools.wraps(f)\n def outer():\n"
+         "  return f(), getattr(f, 'n', 0)\n return outer\nf = decorate(inner)\ng = decorate(f)\ninner.f = f",
+         "inner(), f(), g(), f.__wrapped__(), getattr(inner, 'n', 0)", [
+            "inner.n = 1", "inner.n = 2", "inner.__code__ = (lambda: 2).__code__", "f.n = 3",
+        ]),
+        ("import types\nm = types.ModuleType('m')\nm.n = 1", "getattr(m, 'n', 0), getattr(m, 'k', 0)", [
+            "m.n = 2", "m.k = 3", "del m.n", "m.n = 2", "del m.k",
+        ]),
+        ("class C: pass\nalias = list[C]", "getattr(alias.__args__[0], 'n', 0)", ["C.n = 1"]),
+    ],
+)  # fmt: skip
+def test_a_change_in_place_is_seen(pair, script, definition, expression, changes):
+    main = script(f"{definition}\ndef work(): return repr(({expression}))")
+    for change in ("", *changes):
+        script(change, main)
+        assert pair.run(main.work) == main.work(), change
+        sends = pair.sends
+        pair.run(main.work)
+        assert pair.sends == sends, "nothing changed since"
+
+
+def test_a_large_array_of_a_class_with_attributes(pair, script):
+    pytest.importorskip("numpy")
+    main = script("""
+        import numpy as np
+        class Tagged(np.ndarray):
+            def __reduce__(self): return (rebuild, (np.asarray(self), type(self), self.__dict__))
+        def rebuild(values, kind, attributes):
+            tagged = values.view(kind)
+            tagged.__dict__.update(attributes)
+            return tagged
+        data = np.zeros(20_000).view(Tagged)
+        data.tag = "a"
+        def work(): return data.tag
+    """)
+    assert pair.run(main.work) == "a"
+    main.data.tag = "b"
+    assert pair.run(main.work) == "b"
 
 
 def test_the_digest_of_a_mutable_function_follows_the_content(encoder, script):

@@ -270,11 +270,9 @@ impl Core {
             .encoder
             .bind(py)
             .call_method1("encode_function", (function,))?;
-        if let Some(same) = self
-            .functions()
-            .same(function, &record.getattr("digest")?)?
-        {
-            return Ok((same, false));
+        let same = self.functions().same(function, &record)?;
+        if let Some((reference, _before)) = same {
+            return Ok((reference, false));
         }
         let blob =
             function::place(&self.inner, &record)?.map_err(|error| self.no_memory(py, &error))?;

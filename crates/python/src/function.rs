@@ -72,15 +72,21 @@ impl Functions {
         Some((record, sent.reference.clone(), sent.mutable))
     }
 
-    /// The reference of a function with the same content, if one was sent.
+    /// The reference of a function with the same content, if one was sent; it is `record` that knows it from now on.
+    ///
+    /// Gives the record before, too, to be dropped without a lock.
     pub(crate) fn same(
-        &self,
+        &mut self,
         function: &Bound<'_, PyAny>,
-        digest: &Bound<'_, PyAny>,
-    ) -> PyResult<Option<FunctionRef>> {
-        for sent in self.sent.iter().filter(|sent| sent.is(function)) {
-            if sent.digest.bind(function.py()).eq(digest)? {
-                return Ok(Some(sent.reference.clone()));
+        record: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<(FunctionRef, Py<PyAny>)>> {
+        let digest = record.getattr("digest")?;
+        let mutable = record.getattr("mutable")?.is_truthy()?;
+        for sent in self.sent.iter_mut().filter(|sent| sent.is(function)) {
+            if sent.digest.bind(function.py()).eq(&digest)? {
+                let before = std::mem::replace(&mut sent.record, record.clone().unbind());
+                sent.mutable = mutable;
+                return Ok(Some((sent.reference.clone(), before)));
             }
         }
         Ok(None)
