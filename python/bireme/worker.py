@@ -81,6 +81,12 @@ class Hooks:
             return
         self.forked = False
 
+    def reap_orphans(self) -> None:
+        """Wait for the ended processes that nobody else can wait for."""
+        from bireme import _orphans
+
+        _orphans.reap()
+
     def end_task(self) -> None:
         """End what the task left open: a line, signal handlers, a fork."""
         for stream in _lines:

@@ -86,6 +86,22 @@ def test_what_a_retired_worker_left_running_ends_with_it(make_pool, tmp_path):
     assert pool.statistics()["deaths"] == 0
 
 
+def test_orphans_that_ended_do_not_pile_up(make_pool):
+    pool = make_pool(1)
+    for _ in range(25):
+        pool.apply(tasks.leave_orphans, (20,))
+    assert pool.apply(tasks.count_zombies) < 250
+
+
+def test_how_a_child_ended_stays_to_be_asked_for(make_pool):
+    """Whoever has its object or its number can wait for it, in whatever task."""
+    pool = make_pool(1)
+    pool.apply(tasks.remember_ended)
+    for _ in range(25):
+        pool.apply(tasks.leave_orphans, (20,))
+    assert pool.apply(tasks.remembered) == (7, 8)
+
+
 @pytest.fixture
 def bystanders():
     """Start a hundred processes that have nothing to do with any pool."""

@@ -48,7 +48,7 @@ mod _core {
         resume_after_forks, wait_for_thread_end,
     };
     #[pymodule_export]
-    use super::worker::{Worker, current_task, leave_after_task, stop_requested};
+    use super::worker::{Worker, current_task, ended_children, leave_after_task, stop_requested};
     #[pymodule_export]
     use super::{available_memory, set_title, usable_cpus};
 }

@@ -54,6 +54,12 @@ pub(crate) fn stop_requested() -> bool {
         .is_some_and(|word| word.generation == (current >> 32) as u32 && word.cancelled())
 }
 
+/// Process ids of the children of this process that have ended, and that nobody has waited for yet.
+#[pyfunction]
+pub(crate) fn ended_children() -> Vec<i32> {
+    process::ended_children()
+}
+
 /// In a forked child of a worker: leave when the task's function returns.
 #[pyfunction]
 pub(crate) fn leave_after_task() {
@@ -104,6 +110,7 @@ pub(crate) struct Hooks<'py> {
     seed_item: Bound<'py, PyAny>,
     pub(crate) leave: Bound<'py, PyAny>,
     end_task: Bound<'py, PyAny>,
+    reap_orphans: Bound<'py, PyAny>,
     pub(crate) map: Bound<'py, PyAny>,
     collect: Bound<'py, PyAny>,
 }
@@ -326,8 +333,9 @@ impl Worker {
                 }
             });
         }
-        if busy > COULD_FORK_NS {
-            self.state().kernel.settle_family();
+        if busy > COULD_FORK_NS && self.state().kernel.settle_family() {
+            let _ = hooks.reap_orphans.call0(); // without the memory for it: another time
+            self.state().kernel.family_reaped();
         }
         let lent = self.state().lent.take();
         drop(lent); // the last view, unless the task kept one
@@ -484,6 +492,7 @@ impl Worker {
             seed_item: hooks.getattr("seed_item")?,
             leave: hooks.getattr("leave")?,
             end_task: hooks.getattr("end_task")?,
+            reap_orphans: hooks.getattr("reap_orphans")?,
             map: py.import("builtins")?.getattr("map")?,
             collect: py.import("gc")?.getattr("collect")?,
         };

@@ -11,12 +11,26 @@ use std::time::Duration;
 
 /// How often a worker looks whether what it has killed is gone, a millisecond apart.
 const MOST_LOOKS: u32 = 200;
+/// So many children, most of them ended no doubt, are worth the search for those that nobody will wait for. It
+/// takes some ten milliseconds; to start as many takes longer.
+const MANY: usize = 128;
 
 /// The children of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Family {
     /// Those that were there when the last task ended.
     elders: Vec<i32>,
+    /// How many are too many.
+    room: usize,
+}
+
+impl Default for Family {
+    fn default() -> Self {
+        Self {
+            elders: Vec::new(),
+            room: MANY,
+        }
+    }
 }
 
 impl Family {
@@ -26,6 +40,17 @@ impl Family {
         if process::has_children() {
             self.elders = process::children(process::own_pid());
         }
+    }
+
+    /// Whether there are so many that those should be reaped that nobody will wait for.
+    pub(crate) fn is_large(&self) -> bool {
+        self.elders.len() >= self.room
+    }
+
+    /// They were, as far as that could be: the next search is due when there are twice as many.
+    pub(crate) fn reaped(&mut self) {
+        self.settle();
+        self.room = MANY.max(2 * self.elders.len());
     }
 
     /// End the children that started at `since_ns` or later, with their descendants; bounded.

@@ -448,8 +448,15 @@ impl Worker {
     }
 
     /// A task is over: what it has left running is older than whatever comes next.
-    pub fn settle_family(&mut self) {
+    /// `true` if it has grown so large that what nobody will wait for should be reaped.
+    pub fn settle_family(&mut self) -> bool {
         self.family.settle();
+        self.family.is_large()
+    }
+
+    /// What nobody will wait for has been reaped.
+    pub fn family_reaped(&mut self) {
+        self.family.reaped();
     }
 
     /// The segment with this id, if it has arrived.

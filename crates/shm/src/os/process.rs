@@ -260,12 +260,21 @@ pub fn has_children() -> bool {
 
 /// Process ids of the caller's children that have not ended.
 pub fn living_children() -> Vec<i32> {
+    own_children(|pid| !is_zombie(pid))
+}
+
+/// Process ids of the caller's children that have ended, and that nobody has waited for yet.
+pub fn ended_children() -> Vec<i32> {
+    own_children(is_zombie)
+}
+
+fn own_children(wanted: impl Fn(i32) -> bool) -> Vec<i32> {
     if !has_children() {
         return Vec::new();
     }
-    let mut living = children(own_pid());
-    living.retain(|pid| !is_zombie(*pid));
-    living
+    let mut found = children(own_pid());
+    found.retain(|pid| wanted(*pid));
+    found
 }
 
 /// All descendants of `pid` at this moment, parents before children.
