@@ -256,6 +256,11 @@ def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rul
         text += f": {error}"
     if _is_refusal(error):
         error = PicklingError(f"cannot pickle: {text}")
+        if "global '" in where:
+            error.add_note(
+                "hint: what each process needs one of its own of, such as a lock or a connection, "
+                "is made by the pool's initializer instead"
+            )
     else:
         error.add_note(f"raised while {where} was pickled")
     return error

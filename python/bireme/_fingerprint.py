@@ -453,7 +453,9 @@ def is_bare(kind: type) -> bool:
     """Say whether a class derives from an immutable one and adds no place for attributes."""
     for plain in _PLAIN:
         if issubclass(kind, plain):
-            return kind.__dictoffset__ == 0 and kind.__basicsize__ <= plain.__basicsize__
+            # Since 3.13 the system's records, as of `os.stat`, have room for fields beyond the tuple.
+            bare = kind.__basicsize__ <= plain.__basicsize__ or "n_unnamed_fields" in vars(kind)
+            return kind.__dictoffset__ == 0 and bare
     return False
 
 

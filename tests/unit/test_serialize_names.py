@@ -259,8 +259,11 @@ def test_a_global_that_cannot_be_pickled_matters_only_if_used(pair, script):
             return lock
     """)
     assert pair.run(main.work, types.SimpleNamespace(lock=1)) == 1
-    with pytest.raises(pickle.PicklingError, match=r"function 'bad' → global 'lock'.*_thread.lock"):
+    with pytest.raises(
+        pickle.PicklingError, match=r"function 'bad' → global 'lock'.*_thread.lock"
+    ) as caught:
         pair.run(main.bad)
+    assert "initializer" in caught.value.__notes__[0]
 
 
 def test_names_used_in_nested_code_and_class_bodies(pair, script):
