@@ -64,6 +64,7 @@ def birth_place(start_method: str, preload: Any) -> tuple[str, list[str]]:
     if names is None:
         _checks.refuse(TypeError, "preload", "a sequence of module names, as in ('json',)", preload)
     if start_method == "fork":
+        _prepare_forks()
         return "caller", []
     if start_method == "spawn":
         return "interpreter", _surroundings.interpreter(
@@ -73,6 +74,13 @@ def birth_place(start_method: str, preload: Any) -> tuple[str, list[str]]:
     path = _surroundings.absolute_path() if names else []
     code = f"from bireme._template import main; main({names!r}, {path!r}, {start_method!r})"
     return "template", _surroundings.interpreter(code)
+
+
+def _prepare_forks() -> None:
+    """Import what every forked worker needs, or each one would."""
+    import faulthandler  # noqa: F401
+
+    from bireme import _output, worker  # noqa: F401
 
 
 def _listed(names: Any) -> list[str] | None:
@@ -173,7 +181,7 @@ class Forker:
                 _fork_one(client, heritage, *wanted)
         finally:
             client.leave_births()
-        _resume_all()  # this may not be the main thread
+        _core.resume_pools()  # this may not be the main thread
 
 
 def _fork_one(client: _core.Client, heritage: Heritage, row: int, birth: _core.Birth) -> None:
@@ -223,7 +231,7 @@ def _forget_half_imports() -> None:
             locks.pop(name, None)
 
 
-# Forks and the end of this process --------------------------------------------------------
+# The end of this process --------------------------------------------------------
 
 
 def _clients() -> Iterator[_core.Client]:
@@ -237,32 +245,13 @@ _owner = 0  # the process whose pools these are
 
 
 def register(pool: Pool) -> None:
-    """Note a new pool: forks and the end of this process concern it."""
+    """Note a new pool: the end of this process concerns it."""
     global _owner, _registered
     _pools.add(pool)
     _owner = os.getpid()
     if not _registered:
         _registered = True
         atexit.register(_end_all)
-        _core.resume_after_forks(_resume_all)
-        os.register_at_fork(
-            before=_before_fork,
-            after_in_parent=lambda: _core.end_fork(False),
-            after_in_child=lambda: _core.end_fork(True),
-        )
-
-
-def _before_fork() -> None:
-    # Threads of ours would be cut off by the fork (and CPython would warn of them); they
-    # start again at the pool's next use after the fork.
-    _core.begin_fork()
-    for client in _clients():
-        client.pause(False)
-
-
-def _resume_all() -> None:
-    for client in _clients():
-        client.resume()
 
 
 def _end_all() -> None:

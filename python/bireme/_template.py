@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import faulthandler  # noqa: F401  (as `_output`, for every worker)
 import gc
 import os
 import signal
 import sys
 from time import sleep
 
-from bireme import _core, worker
+from bireme import _core, _output, worker  # noqa: F401
 from bireme._surroundings import THREAD_VARIABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The template prepares more when nothing was asked for so long, or after so many forks.
+_REST_S = 0.05
+_MANY = 4
 # How long a thread that a preloaded module started may take to end.
 _THREADS_END_S = 1.0
 
@@ -30,6 +34,7 @@ def main(preload: Sequence[str] = (), path: Sequence[str] = (), start: str = "te
     _speak_up(host.take_stderr())
     gc.collect()
     gc.freeze()  # what is here now is shared with every worker: do not let the collector touch it
+    prepared, forks = False, 0
     while host.next():
         hindrance = hindrance or _threads_in_the_way(starters or preload)
         if hindrance:
@@ -43,7 +48,19 @@ def main(preload: Sequence[str] = (), path: Sequence[str] = (), start: str = "te
         if pid == 0:
             worker.main(host.take_birth(), start)
         host.forked(pid, 0)
+        forks += 1
+        if not prepared and (forks > _MANY or host.rests(_REST_S)):
+            prepared = True
+            _prepare_more()
     os._exit(0)
+
+
+def _prepare_more() -> None:
+    """Import what many workers will need, once the first ones are there and nobody waits, or many come."""
+    from bireme import _logs  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 def _import_all(names: Sequence[str], path: Sequence[str]) -> tuple[str, list[str]]:

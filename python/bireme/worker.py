@@ -43,7 +43,6 @@ class Hooks:
         self.load_function = self.decoder.load_function
         self.loads = self.decoder.loads
         self.dumps_result = self.decoder.dumps_result
-        self.forked = False
         self.seeded = False
         self._handler = signal.getsignal(signal.SIGINT)
 
@@ -73,14 +72,6 @@ class Hooks:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._handler = _on_interrupt
 
-    def watch_again(self) -> None:
-        """Have the watchdog run again after a fork."""
-        try:
-            self.core.watch()
-        except OSError:  # no descriptor just now: the end of the next task tries again
-            return
-        self.forked = False
-
     def reap_orphans(self) -> None:
         """Wait for the ended processes that nobody else can wait for."""
         from bireme import _orphans
@@ -88,13 +79,11 @@ class Hooks:
         _orphans.reap()
 
     def end_task(self) -> None:
-        """End what the task left open: a line, signal handlers, a fork."""
+        """End what the task left open: a line, signal handlers."""
         for stream in _lines:
             stream.end_task()
         if signal.getsignal(signal.SIGINT) is not self._handler:
             self.install()
-        if self.forked:
-            self.watch_again()
         if self.seeded:
             from bireme._seeds import leave_items
 
@@ -151,39 +140,6 @@ def _reseed() -> None:
         sys.modules["numpy.random"].seed()
 
 
-_watches_forks = False
-
-
-def _watch_forks() -> None:
-    """See to the forks of this process; a worker that was forked by a worker does so already."""
-    global _watches_forks
-    if _watches_forks:
-        return
-    _watches_forks = True
-    # Soon after the fork, so that a task that has forked does not outlive the caller.
-    _core.resume_after_forks(lambda: _me().watch_again())
-    os.register_at_fork(
-        before=lambda: _me().core.unwatch(),
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
-
-
-def _me() -> Hooks:
-    assert _current is not None
-    return _current
-
-
-def _after_fork_in_parent() -> None:
-    _core.end_fork(False)
-    _me().forked = True
-
-
-def _after_fork_in_child() -> None:
-    _core.end_fork(True)
-    _core.leave_after_task()
-
-
 def main(birth: _core.Birth, start: str = "template", heritage: Heritage | None = None) -> NoReturn:
     """Be the worker that `birth` describes; a fork has a heritage. Never returns."""
     code = 1
@@ -233,7 +189,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
         from bireme import _logs
 
         _logs.install(core.log, core.row, _multiprocessing.worker_name(), levels)
-    _watch_forks()
+    core.watch_forks()
     if heritage is not None or boot["initializer"] is not None:
         try:
             function, args = _initializer(hooks, boot, buffers, heritage)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
+import bireme
 from tests.integration import tasks
 from tests.support.scripts import WITH_TASKS
+from tests.support.waiting import GENEROUS
 
 _STRICT = ("-W", "error")
 
@@ -468,3 +473,97 @@ def test_forked_workers_of_a_pool_in_a_task(make_pool):
     for _ in range(3):
         assert pool.apply(tasks.use_forked_pool, (40,)) == [x * x for x in range(40)]
     assert pool.apply(tasks.square, (3,)) == 9
+
+
+# A signal that arrives while Python runs the hooks of a fork: its handler runs at the first instruction of
+# a hook in Python, and what it raises there is lost with the rest of that hook.
+_SIGNAL_AMID = """
+    import ctypes, functools, os, signal
+    raise_signal = getattr(ctypes.CDLL(None), "raise")
+    os.register_at_fork(**{when: functools.partial(raise_signal, signal.SIGUSR1)})
+"""
+
+
+def test_a_signal_amid_the_fork_of_a_task(run_script):
+    """The child is no worker, and leaves when the task's function returns."""
+    run_script(
+        """
+        import os, signal, time
+        import bireme
+
+        class Alarm(Exception):
+            pass
+
+        def ring(*_):
+            raise Alarm
+
+        def work():
+            signal.signal(signal.SIGUSR1, ring)
+            import amid
+            try:
+                child = os.fork()
+            except Alarm:
+                child = 0
+            if child:
+                os.waitpid(child, 0)
+            return os.getpid()
+
+        with bireme.Pool(1) as pool:
+            workers = [pool.apply(os.getpid)]
+            assert [pool.apply(work) for _ in range(5)] == workers * 5
+            assert pool.worker_pids() == workers
+        """,
+        modules={"amid.py": _SIGNAL_AMID.replace("when", '"after_in_child"')},
+    ).check()
+
+
+def test_a_signal_amid_a_fork_of_the_caller(run_script):
+    """The pool's threads run again: deaths and time limits are seen to."""
+    run_script(
+        """
+        import os, signal, time
+        import bireme
+        import amid
+
+        class Alarm(Exception):
+            pass
+
+        def ring(*_):
+            raise Alarm
+
+        with bireme.Pool(2) as pool:
+            pool.apply(abs, (1,))
+            signal.signal(signal.SIGUSR1, ring)
+            try:
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            except Alarm:
+                pass
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            for task, args, kind in (
+                (os._exit, (3,), bireme.WorkerDiedError),
+                (time.sleep, (60,), bireme.TaskTimeoutError),
+            ):
+                try:
+                    pool.options(task_timeout=1).apply_async(task, args).get(30)
+                except kind:
+                    continue
+                raise AssertionError(task)
+        """,
+        modules={"amid.py": _SIGNAL_AMID.replace("when", '"after_in_parent"')},
+    ).check()
+
+
+def test_a_task_that_forks_all_the_time_is_cancelled_politely(make_pool, capfd):
+    pool = make_pool(1)
+    worker = [pool.apply(os.getpid)]
+    for _ in range(40):
+        result = pool.apply_async(tasks.fork_for_ever)
+        time.sleep(0.005)
+        result.cancel(running=True)
+        with pytest.raises(bireme.CancelledError):
+            result.get(GENEROUS)
+    assert pool.worker_pids() == worker
+    assert capfd.readouterr().err == ""

@@ -4,9 +4,10 @@ use crate::codec::mode;
 use crate::items::Items;
 use crate::returned::{Run, encode_error, raised_bytes};
 use crate::worker::{Hooks, forked, stop_requested};
+use bireme_shm::os::process;
 use pyo3::exceptions::{PyStopIteration, PySystemExit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyList, PyTuple};
 
 /// `sys.exit` in a task ends the worker, as it ends a process.
 pub(crate) fn end_if_exit(py: Python<'_>, hooks: &Hooks<'_>, error: PyErr) -> PyResult<PyErr> {
@@ -29,9 +30,9 @@ pub(crate) fn map_items<'py>(
     let values = PyList::empty(py);
     let mut failed = Vec::new();
     loop {
-        let mut ended = values.call_method1("extend", (&calls,));
+        let ended = values.call_method1("extend", (&calls,));
         if forked() {
-            ended = leave_child(hooks, ended);
+            leave_child(hooks, ended);
         }
         let all = values.len() == items.borrow().given();
         let error = match ended {
@@ -56,22 +57,22 @@ pub(crate) fn map_items<'py>(
 }
 
 /// The task's function has returned in a child that it forked: the child's life ends here.
-pub(crate) fn leave_child<'py>(
-    hooks: &Hooks<'py>,
-    outcome: PyResult<Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn leave_child(hooks: &Hooks<'_>, outcome: PyResult<Bound<'_, PyAny>>) -> ! {
     let py = hooks.leave.py();
     let code = match outcome {
-        Ok(_) => 0i32.into_pyobject(py)?.into_any(),
+        Ok(_) => py.None(),
         Err(error) if error.is_instance_of::<PySystemExit>(py) => {
-            error.value(py).getattr("code")?
+            let code = error.value(py).getattr("code");
+            code.map_or_else(|_| py.None(), Bound::unbind)
         }
         Err(error) => {
             error.print(py);
-            1i32.into_pyobject(py)?.into_any()
+            PyInt::new(py, 1).into_any().unbind()
         }
     };
-    hooks.leave.call1((code,))
+    // A signal's handler may raise in there; a worker this process is not, whatever happens.
+    let _ = hooks.leave.call1((code,));
+    process::leave(1)
 }
 
 /// Call `function` with an item, as the task's mode says.

@@ -317,26 +317,7 @@ impl Client {
     ///
     /// The interpreter's lock is kept if none runs.
     fn pause(&self, py: Python<'_>, forever: bool) {
-        let runs = self.core.dispatcher.runs_elsewhere() || self.core.inner.is_supervised();
-        if runs && self.core.inner.owner() == bireme_shm::os::process::own_pid() {
-            let _inside = Inside::enter(py);
-            detached(py, || {
-                self.core.dispatcher.stop(forever);
-                self.core.inner.pause_supervision();
-            });
-        }
-    }
-
-    /// Undo `pause`.
-    fn resume(&self) {
-        if self.core.inner.owner() == bireme_shm::os::process::own_pid() {
-            self.core.inner.supervise_if_paused();
-            // What came up meanwhile found no dispatcher to wake.
-            if self.core.has_chores() {
-                self.core.wake_dispatcher();
-            }
-            self.core.wake_if_watched();
-        }
+        self.core.pause(py, forever);
     }
 
     /// Refuse a function that cannot travel, before there are arguments for it.

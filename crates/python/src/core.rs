@@ -3,9 +3,10 @@
 use crate::call::{Call, Ticket, abandoned};
 use crate::client::Client;
 use crate::codec::{self, Encoded, flag};
-use crate::detach::detached;
+use crate::detach::{Inside, detached};
 use crate::dispatch::Dispatcher;
 use crate::drain::Drain;
+use crate::forks;
 use crate::function::{self, Functions};
 use crate::template::Birth;
 use crate::watch::Watchers;
@@ -13,6 +14,7 @@ use bireme_runtime::client::{self, Config, Hooks, SubmitError};
 use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
 use bireme_sched::Attempt;
 use bireme_shm::arena::ArenaError;
+use bireme_shm::os::process::own_pid;
 use bireme_shm::park::Wish;
 use bireme_shm::prim::{AtomicU32, Ordering};
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -74,7 +76,7 @@ impl Hooks for Bridge {
 impl Drop for Core {
     fn drop(&mut self) {
         // Nobody can see what is still to come.
-        if self.inner.owner() == bireme_shm::os::process::own_pid() && !self.inner.finished() {
+        if self.inner.owner() == own_pid() && !self.inner.finished() {
             self.inner.terminate();
         }
     }
@@ -113,7 +115,34 @@ impl Core {
             workers,
         });
         let _ = core.me.set(Arc::downgrade(&core));
+        forks::note_pool(py, &core)?;
         Ok(core)
+    }
+
+    /// Stop the threads of this pool: until [`resume`](Self::resume), or the next use if not `forever`.
+    ///
+    /// The interpreter's lock is kept if none runs.
+    pub(crate) fn pause(&self, py: Python<'_>, forever: bool) {
+        let runs = self.dispatcher.runs_elsewhere() || self.inner.is_supervised();
+        if runs && self.inner.owner() == own_pid() {
+            let _inside = Inside::enter(py);
+            detached(py, || {
+                self.dispatcher.stop(forever);
+                self.inner.pause_supervision();
+            });
+        }
+    }
+
+    /// Undo [`pause`](Self::pause).
+    pub(crate) fn resume(&self) {
+        if self.inner.owner() == own_pid() {
+            self.inner.supervise_if_paused();
+            // What came up meanwhile found no dispatcher to wake.
+            if self.has_chores() {
+                self.wake_dispatcher();
+            }
+            self.wake_if_watched();
+        }
     }
 
     fn functions(&self) -> MutexGuard<'_, Functions> {
@@ -124,7 +153,7 @@ impl Core {
 
     /// Refuse to work in a forked child of the owner.
     pub(crate) fn check_owner(&self, py: Python<'_>) -> PyResult<()> {
-        if self.inner.owner() == bireme_shm::os::process::own_pid() {
+        if self.inner.owner() == own_pid() {
             return Ok(());
         }
         Err(raise(

@@ -1,7 +1,7 @@
 //! `bireme._core`: conversions, lock release, errors. No decisions are made here.
 //!
 //! * [`client`]: a pool for its owner, and [`dispatch`]: the thread that calls back;
-//! * [`detach`]: our frames at the end of the interpreter;
+//! * [`detach`]: our frames at the end of the interpreter, [`forks`]: our threads around a fork;
 //! * [`call`] and [`outcome`]: submitted calls and the objects users wait on;
 //! * [`worker`] and [`template`]: the other two kinds of process, [`shared`]: results made in place;
 //! * [`codec`] and [`block`]: values as bytes, memory as buffers.
@@ -17,6 +17,7 @@ mod core;
 mod detach;
 mod dispatch;
 mod drain;
+mod forks;
 mod function;
 mod items;
 mod outcome;
@@ -41,14 +42,13 @@ mod _core {
     #[pymodule_export]
     use super::fail_points;
     #[pymodule_export]
+    use super::forks::resume_pools;
+    #[pymodule_export]
     use super::outcome::Outcome;
     #[pymodule_export]
-    use super::template::{
-        Birth, TemplateHost, begin_fork, end_fork, end_templates, receive_birth,
-        resume_after_forks, wait_for_thread_end,
-    };
+    use super::template::{Birth, TemplateHost, end_templates, receive_birth, wait_for_thread_end};
     #[pymodule_export]
-    use super::worker::{Worker, current_task, ended_children, leave_after_task, stop_requested};
+    use super::worker::{Worker, current_task, ended_children, stop_requested};
     #[pymodule_export]
     use super::{available_memory, set_title, usable_cpus};
 }

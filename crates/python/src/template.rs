@@ -4,13 +4,11 @@ use bireme_runtime::birth;
 use bireme_runtime::launcher;
 use bireme_runtime::template::{Asked, Host};
 use bireme_runtime::watchdog::Watchdog;
-use bireme_shm::lease;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyList;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a worker is born with; consumed by `Worker`.
 #[pyclass(frozen, module = "bireme._core")]
@@ -68,54 +66,6 @@ pub(crate) fn wait_for_thread_end(py: Python<'_>, id: i32) {
     py.detach(|| bireme_shm::os::thread::wait_until_gone(id));
 }
 
-/// A fork of this process begins: no thread of ours starts until `end_fork`.
-#[pyfunction]
-pub(crate) fn begin_fork() {
-    bireme_runtime::client::fork_begins();
-    lease::before_fork();
-}
-
-/// What starts our threads again after a fork: those of pools, that of a worker.
-static RESUME: PyOnceLock<Py<PyList>> = PyOnceLock::new();
-
-/// Have `resume` called in the main thread after each fork of this process.
-#[pyfunction]
-pub(crate) fn resume_after_forks(py: Python<'_>, resume: &Bound<'_, PyAny>) -> PyResult<()> {
-    let all = RESUME.get_or_init(py, || PyList::empty(py).unbind());
-    all.bind(py).append(resume)
-}
-
-/// The fork is over, in the parent or in its `child`.
-///
-/// Our threads start again a moment later, from the main thread's own loop: Python counts
-/// threads after this hook, and warns of a fork beside others.
-#[pyfunction]
-pub(crate) fn end_fork(child: bool) {
-    bireme_runtime::client::fork_is_over(child);
-    if child {
-        lease::after_fork_in_child();
-        launcher::forget_inherited();
-        crate::detach::forget_the_others();
-    } else {
-        lease::after_fork_in_parent();
-    }
-    // SAFETY: the function is `extern "C"`, ignores its argument and may be called at any time in the
-    // main thread. When the queue is full, the next use of each pool resumes it.
-    unsafe { pyo3::ffi::Py_AddPendingCall(Some(resume), std::ptr::null_mut()) };
-}
-
-extern "C" fn resume(_: *mut std::ffi::c_void) -> std::ffi::c_int {
-    let _ = Python::try_attach(|py| {
-        let Some(all) = RESUME.get(py) else { return };
-        for resume in all.bind(py) {
-            if let Err(error) = resume.call0() {
-                error.write_unraisable(py, None);
-            }
-        }
-    });
-    0
-}
-
 /// The template's side of the kernel.
 #[pyclass(frozen, module = "bireme._core")]
 pub(crate) struct TemplateHost {
@@ -162,6 +112,12 @@ impl TemplateHost {
     /// In the parent: the worker was forked (`pid`), or not (`errno`).
     fn forked(&self, pid: Option<i32>, errno: i32) -> PyResult<()> {
         self.with(|host| host.forked(pid.ok_or(errno)))
+    }
+
+    /// Whether nothing is to be done, now and for some seconds.
+    fn rests(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let patience = Duration::from_secs_f64(seconds);
+        py.detach(|| self.with(|host| host.rests(patience)))
     }
 
     /// No fork will ever be made, for the reason `why`: the client is told, and it is time to leave.

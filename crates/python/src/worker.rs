@@ -4,6 +4,7 @@ use crate::arguments::{Claimed, Loaded, nowhere};
 use crate::block::Hold;
 use crate::calls::{end_if_exit, invoke, leave_child, map_items};
 use crate::codec::{self, Arrived, Encoded, flag, form, mode};
+use crate::forks;
 use crate::items::{Items, Watch};
 use crate::returned::{Run, encode_error, encode_run, raised_bytes};
 use crate::shared;
@@ -13,7 +14,7 @@ use bireme_runtime::worker::{self as kernel, Finished, Next, ResultPlace, TRIM_A
 use bireme_shm::control::{Control, INLINE_BYTES};
 use bireme_shm::os::memory::{Mapping, Sharing};
 use bireme_shm::os::{process, socket};
-use bireme_shm::prim::{AtomicBool, AtomicU64, Ordering};
+use bireme_shm::prim::{AtomicU32, AtomicU64, Ordering};
 use bireme_shm::queue::SlotRef;
 use bireme_shm::view::View;
 use bireme_shm::word::Word;
@@ -24,8 +25,8 @@ use std::time::Duration;
 
 /// The slot that the main thread runs: `generation << 32 | index + 1`, or 0.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
-/// This process is a forked child of a worker, made by a task.
-static FORKED: AtomicBool = AtomicBool::new(false);
+/// The process that is the worker: one that a task forked is none, however it was forked.
+static PID: AtomicU32 = AtomicU32::new(0);
 /// What this worker shares with its client; a worker that was forked by a task of another had that one's.
 static CONTROL: Mutex<Option<Arc<Control>>> = Mutex::new(None);
 
@@ -45,6 +46,9 @@ fn control() -> Option<Arc<Control>> {
 /// Whether the task that runs now was asked to stop. For signal handlers.
 #[pyfunction]
 pub(crate) fn stop_requested() -> bool {
+    if forks::amid() {
+        return false;
+    }
     let current = CURRENT.load(Ordering::Acquire);
     let (Some(control), Some(index)) = (control(), (current as u32).checked_sub(1)) else {
         return false;
@@ -58,12 +62,6 @@ pub(crate) fn stop_requested() -> bool {
 #[pyfunction]
 pub(crate) fn ended_children() -> Vec<i32> {
     process::ended_children()
-}
-
-/// In a forked child of a worker: leave when the task's function returns.
-#[pyfunction]
-pub(crate) fn leave_after_task() {
-    FORKED.store(true, Ordering::SeqCst);
 }
 
 /// Id of the task that runs now, index and attempt number of its item; `None` outside of a task.
@@ -118,6 +116,22 @@ pub(crate) struct Hooks<'py> {
 impl Worker {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Start the watchdog, if it does not run.
+    pub(crate) fn watch(&self) -> PyResult<()> {
+        let mut state = self.state();
+        if state.watchdog.is_none() {
+            let peer = state.kernel.socket()?;
+            state.watchdog = Some(Watchdog::start(self.client.try_clone()?, peer)?);
+        }
+        Ok(())
+    }
+
+    /// Stop the watchdog, keep what is seen: before a fork.
+    pub(crate) fn unwatch(&self) {
+        let watchdog = self.state().watchdog.take();
+        drop(watchdog);
     }
 
     fn find_work(&self) -> (Next, Vec<Py<PyAny>>) {
@@ -242,9 +256,9 @@ impl Worker {
             if seeded {
                 hooks.seed_item.call1((task.seed, task.base + index))?;
             }
-            let mut outcome = invoke(&function, task.mode(), &item);
+            let outcome = invoke(&function, task.mode(), &item);
             if forked() {
-                outcome = leave_child(hooks, outcome);
+                leave_child(hooks, outcome);
             }
             match outcome {
                 Ok(value) => run.values.push(value),
@@ -309,6 +323,7 @@ impl Worker {
             if let Err(error) = hooks.end_task.call0() {
                 error.write_unraisable(py, None);
             }
+            forks::watch_again(py);
             self.state().kernel.look_for_robbery();
         }
         // Before `Done`: what was asked to stop leaves nobody behind once the client hears of its end,
@@ -344,7 +359,7 @@ impl Worker {
 
 /// Whether this process is a forked child of a worker, made by a task.
 pub(crate) fn forked() -> bool {
-    FORKED.load(Ordering::Relaxed) // RELAXED: set by this thread
+    PID.load(Ordering::Relaxed) != process::own_pid() as u32 // RELAXED: set before the first task
 }
 
 #[pymethods]
@@ -355,8 +370,7 @@ impl Worker {
         let (kernel, [boot, story, client, out, err], given) =
             kernel::Worker::attach(birth.get().take()?)?;
         *CONTROL.lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel.control());
-        // As a fork of a task's we would have left soon: now we are a worker.
-        FORKED.store(false, Ordering::SeqCst);
+        PID.store(process::own_pid() as u32, Ordering::Relaxed); // RELAXED, as above
         CURRENT.store(0, Ordering::Release);
         process::adopt_orphans();
         process::continue_with_parents_end();
@@ -380,28 +394,9 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Start the watchdog, if it does not run.
-    fn watch(&self) -> PyResult<()> {
-        let mut state = self.state();
-        if state.watchdog.is_none() {
-            let peer = state.kernel.socket()?;
-            state.watchdog = Some(Watchdog::start(self.client.try_clone()?, peer)?);
-        }
-        Ok(())
-    }
-
-    /// Stop the watchdog, keep what is seen: before a fork.
-    fn unwatch(&self) {
-        bireme_shm::lease::before_fork();
-        let watchdog = self.state().watchdog.take();
-        drop(watchdog);
-    }
-
-    /// In a forked child of the worker: forget the thread that only the parent has.
-    fn forked(&self) {
-        if let Some(watchdog) = self.state().watchdog.take() {
-            watchdog.forget();
-        }
+    /// See to forks that tasks make of this process.
+    fn watch_forks(slf: Bound<'_, Self>) -> PyResult<()> {
+        forks::note_worker(slf)
     }
 
     /// Row in the pool.

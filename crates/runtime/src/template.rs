@@ -11,7 +11,7 @@ use crate::watchdog::Watchdog;
 use bireme_shm::fail::{self, Point};
 use bireme_shm::os::{process, socket};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Host {
     stderr: Option<OwnedFd>,
     main: OwnedFd,
     pools: Vec<Pool>,
+    /// What dead workers left behind, was told to end and has not ended.
+    orphans: Vec<Child>,
     /// No pools will come.
     retires: bool,
     asked: Option<(usize, Birth)>,
@@ -66,6 +68,7 @@ impl Host {
             stderr: fds.pop(),
             main,
             pools: Vec::new(),
+            orphans: Vec::new(),
             retires: false,
             asked: None,
         })
@@ -87,15 +90,7 @@ impl Host {
             if self.retires && self.pools.is_empty() {
                 return Ok(Asked::Leave);
             }
-            let mut fds = vec![self.client.as_fd(), self.main.as_fd()];
-            fds.extend(self.pools.iter().map(|pool| pool.socket.as_fd()));
-            fds.extend(
-                self.pools
-                    .iter()
-                    .flat_map(|pool| &pool.children)
-                    .map(|child| child.pidfd.as_fd()),
-            );
-            let ready = process::poll(&fds, None)?;
+            let ready = process::poll(&self.sources(), None)?;
             let pools = self.pools.len();
             if ready[0] || (ready[1] && !self.read_main()) {
                 self.end_everything();
@@ -110,6 +105,24 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// Whether nothing is to be done, now and for `patience`.
+    pub fn rests(&self, patience: Duration) -> bool {
+        process::poll(&self.sources(), Some(patience)).is_ok_and(|ready| !ready.contains(&true))
+    }
+
+    /// Whatever may become readable: the client, the main socket, those of the pools, processes.
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.client.as_fd(), self.main.as_fd()];
+        fds.extend(self.pools.iter().map(|pool| pool.socket.as_fd()));
+        let children = self.pools.iter().flat_map(|pool| &pool.children);
+        fds.extend(
+            children
+                .chain(&self.orphans)
+                .map(|child| child.pidfd.as_fd()),
+        );
+        fds
     }
 
     fn read_main(&mut self) -> bool {
@@ -213,11 +226,13 @@ impl Host {
                 false
             });
         }
+        self.orphans.retain(|orphan| {
+            !process::has_ended(&orphan.pidfd) || process::reap(orphan.pid).is_none()
+        });
         // What a dead worker left behind was handed to us: it goes with it.
-        let known: Vec<i32> = self
-            .pools
-            .iter()
-            .flat_map(|pool| &pool.children)
+        let children = self.pools.iter().flat_map(|pool| &pool.children);
+        let known: Vec<i32> = children
+            .chain(&self.orphans)
             .map(|child| child.pid)
             .collect();
         for pid in process::children(process::own_pid())
@@ -228,7 +243,10 @@ impl Host {
                 process::kill_pid(descendant);
             }
             process::kill_pid(pid);
-            process::reap_blocking(pid);
+            // One that runs as another user by now ends when it likes.
+            if let Ok(pidfd) = process::open(pid) {
+                self.orphans.push(Child { pid, pidfd });
+            }
         }
     }
 

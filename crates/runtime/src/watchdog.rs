@@ -54,11 +54,6 @@ impl Watchdog {
             thread: Some(thread),
         })
     }
-
-    /// Let go of the handle without waiting: in a forked child, which does not have the thread.
-    pub fn forget(mut self) {
-        drop(self.thread.take());
-    }
 }
 
 impl Drop for Watchdog {

@@ -64,6 +64,11 @@ def use_multiprocessing(_: object) -> int:
     return value
 
 
+def fork_for_ever() -> NoReturn:
+    while True:
+        fork_and_reap(None)
+
+
 def use_forked_pool(count: int) -> list[int]:
     with bireme.Pool(2, start_method="fork") as pool:
         return pool.map(square, range(count), 3)
