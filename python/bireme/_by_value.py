@@ -171,6 +171,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, Call]] = {}
         self.cells: dict[int, types.CellType] = {}
+        self._constants: dict[type, dict[int, tuple[str, Any]]] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what needs to know the rules; the dispatch table has the rest."""
@@ -296,10 +297,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if reduce is not None:
             reduced = reduce(obj)
         elif kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
-            return NotImplemented
+            return self._reduce_plain(obj, kind)
         else:
             reduced = obj.__reduce_ex__(5)
         return self._reduce_global(obj, reduced) if isinstance(reduced, str) else reduced
+
+    def _reduce_plain(self, obj: Any, kind: type) -> Any:
+        """Refer to a sentinel, which is compared by identity; leave the rest to pickle."""
+        known = self._constants.get(kind)
+        if known is None:
+            known = self._constants[kind] = _named.constants(kind, self.rules)
+        if id(obj) not in known or not _named.is_stateless(obj):
+            return NotImplemented
+        return (_rebuild.constant, (kind, known[id(obj)][0]))
 
     def _reduce_global(self, obj: Any, path: str) -> Any:
         """Refer to what pickles as the name of a global; define it if the peer cannot find it so."""

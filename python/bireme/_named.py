@@ -9,14 +9,18 @@ from __future__ import annotations
 import enum
 import functools
 import keyword
+import sys
 import types
 from copyreg import __newobj__  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from bireme import _rebuild
+from bireme._rules import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from bireme._rules import Rules
 
 _LRU = type(functools.lru_cache(len))
 #: What a parameter's constructor is given back, where the attribute is there.
@@ -65,6 +69,23 @@ def definition(
     if not arguments and make is not object.__new__ and type(make) is types.BuiltinFunctionType:
         raise TypeError(f"cannot pickle {kind.__name__!r} object")
     return (__newobj__, (kind, *arguments), obj.__getstate__())
+
+
+def constants(kind: type, rules: Rules) -> dict[int, tuple[str, Any]]:
+    """Return the instances of a class that its module holds, and their names, by ``id``.
+
+    None for modules that travel, and for ``__main__``: what is there is no constant.
+    """
+    if rules.needs_by_value(kind) or kind.__module__ in MAIN:
+        return {}
+    variables = vars(sys.modules[kind.__module__])
+    return {id(value): (name, value) for name, value in list(variables.items()) if type(value) is kind}
+
+
+def is_stateless(obj: Any) -> bool:
+    """Say whether an object is nothing but an instance of its class; others may have been changed."""
+    _, arguments, *rest = obj.__reduce_ex__(5)
+    return len(arguments) == 1 and all(part is None for part in rest)
 
 
 def _parameter(obj: Any, module: str, _shared: Any) -> tuple[Any, ...]:

@@ -360,6 +360,12 @@ def is_definition(value: Any) -> bool:
     return isinstance(value, types.FunctionType) or type(value).__name__ == "_lru_cache_wrapper"
 
 
+def constant(kind: type, name: str) -> Any:
+    """Return the instance that a class's module holds under a name; a new one where it does not."""
+    value = getattr(sys.modules[kind.__module__], name, None)
+    return value if type(value) is kind else kind.__new__(kind)
+
+
 def made_in(module: str, kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Call a type that notes which module calls it."""
     names = {"__name__": module, "kind": kind, "args": args, "options": options}

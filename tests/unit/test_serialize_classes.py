@@ -316,3 +316,39 @@ def test_enums_have_all_their_members_and_what_these_hold(pair, script):
     """)
     assert pair.run(main.flags) == main.flags()
     assert pair.run(main.planets) == main.planets()
+
+
+def test_sentinels_of_importable_modules_are_the_workers_own(pair, script, tmp_path, monkeypatch):
+    (tmp_path / "with_sentinel.py").write_text(
+        "class _Missing: pass\n"
+        "class Setting:\n"
+        "    value = None\n"
+        "MISSING, SETTING = _Missing(), Setting()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main = script("""
+        import dataclasses, with_sentinel
+        @dataclasses.dataclass
+        class Point:
+            x: int
+            _: dataclasses.KW_ONLY
+            y: list = dataclasses.field(default_factory=list)
+        def defaults():
+            return [f.default is dataclasses.MISSING for f in dataclasses.fields(Point)]
+        def inherit():
+            @dataclasses.dataclass
+            class Named(Point):
+                name: str = dataclasses.field(kw_only=False)
+            return Named(1, "n").name
+        def is_missing(found): return [found[0] is with_sentinel.MISSING, found[1:]]
+        def setting(found): return found[0].value, found[0] is with_sentinel.SETTING
+    """)
+    assert pair.run(main.defaults) == [True, True]
+    assert pair.run(main.inherit) == "n"
+    missing = main.with_sentinel.MISSING
+    found = pair.run(main.is_missing, [missing, lambda: missing])
+    assert found[0]
+    assert found[1][0]() is missing
+    setting = main.with_sentinel.SETTING
+    setting.value = 5
+    assert pair.run(main.setting, [setting, lambda: 0]) == (5, False), "one that holds something"
