@@ -222,11 +222,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return None
 
     def _space(self, space: Namespace) -> Call:
-        call = (
-            (_rebuild.namespace, (space.label, space.attributes))
-            if space.travels
-            else (_rebuild.home, (space.label,))
-        )
+        call: Reduced = (_rebuild.home, (space.label,))
+        if space.travels:
+            call = (_rebuild.namespace, (space.label, space.attributes))
+        elif space.is_private:
+            call = (dict, (space.attributes,))
         return self._shared(space.variables, call)
 
     def _shared(self, key: object, call: Reduced) -> Call:
@@ -264,15 +264,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if value is not ABSENT and id(cell) not in self.cells:
                 filled.append((self._shared(cell, (types.CellType, ())), large(value)))
             self.cells[id(cell)] = cell
-        if space.travels:
-            for name in global_names(code)[0]:
-                value = space.variables.get(name, ABSENT)
-                # One that is not there may have been, or may come: see `Sender.bundle`.
-                names = self.needs.names if space.sends(name, value) else self.needs.inherited
-                names[space.label, name] = (space, False)
-                if value is not ABSENT:
-                    values.append(value)
-        return (slots, fn.__dict__, filled, _submodules(code, values))
+        inside = _inside(space, code)
+        values += inside.values() if inside else self._need_globals(space, code)
+        inside = {name: large(value) for name, value in inside.items()}
+        return (slots, fn.__dict__, filled, inside, _submodules(code, values))
+
+    def _need_globals(self, space: Namespace, code: types.CodeType) -> list[Any]:
+        """Have the peer told of the globals that a function uses, if they travel; give their values."""
+        values: list[Any] = []
+        for name in global_names(code)[0] if space.travels else ():
+            value = space.variables.get(name, ABSENT)
+            # One that is not there may have been, or may come: see `Sender.bundle`.
+            names = self.needs.names if space.sends(name, value) else self.needs.inherited
+            names[space.label, name] = (space, False)
+            if value is not ABSENT:
+                values.append(value)
+        return values
 
     def _reduce_lru(self, wrapper: Any) -> Any:
         fn = wrapper.__wrapped__
@@ -402,6 +409,12 @@ def large(value: Any) -> Any:
 
 def _own_attributes(wrapper: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(wrapper).items() if name != "__wrapped__"}
+
+
+def _inside(space: Namespace, code: types.CodeType) -> dict[str, Any]:
+    """Return the globals which a function takes along, because the peer has nothing to keep them in."""
+    names = global_names(code)[0] if space.is_private else ()
+    return {name: space.variables[name] for name in names if name in space.variables}
 
 
 def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:

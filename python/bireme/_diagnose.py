@@ -159,7 +159,7 @@ def _children(where: str, obj: Any, rules: Rules) -> Iterator[tuple[str, Any]]:
 
 def _inside_function(where: str, fn: types.FunctionType, rules: Rules) -> Iterator[tuple[str, Any]]:
     space = rules.namespace(fn)
-    if space.travels:
+    if space.travels or space.is_private:
         for name in global_names(fn.__code__)[0]:
             if (value := space.variables.get(name, ABSENT)) is not ABSENT:
                 yield f"{where} → global {name!r}", value

@@ -79,7 +79,9 @@ def constants(kind: type, rules: Rules) -> dict[int, tuple[str, Any]]:
     if rules.needs_by_value(kind) or kind.__module__ in MAIN:
         return {}
     variables = vars(sys.modules[kind.__module__])
-    return {id(value): (name, value) for name, value in list(variables.items()) if type(value) is kind}
+    return {
+        id(value): (name, value) for name, value in list(variables.items()) if type(value) is kind
+    }
 
 
 def is_stateless(obj: Any) -> bool:

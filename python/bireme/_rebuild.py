@@ -123,6 +123,11 @@ def begin() -> None:
             kept[uid] = cls
 
 
+def is_inherited(label: str) -> bool:
+    """Say whether a namespace was here at this process's birth."""
+    return label in _inherited
+
+
 def unit(uid: str) -> type:
     """Return the class with this id, building it from the preamble if new."""
     cls = _known(uid)
@@ -246,14 +251,18 @@ def function(
 
 def fill_function(
     fn: types.FunctionType,
-    state: tuple[dict[str, Any], dict[str, Any], list[tuple[types.CellType, Any]], list[str]],
+    state: tuple[
+        dict[str, Any], dict[str, Any], list[tuple[types.CellType, Any]], dict[str, Any], list[str]
+    ],
 ) -> None:
-    """Give a function its attributes, captured values and imports."""
-    slots, attributes, contents, imports = state
+    """Give a function its attributes, captured values, globals that came with it, and imports."""
+    slots, attributes, contents, variables, imports = state
     for name in imports:
         __import__(name)
     for cell, content in contents:
         cell.cell_contents = content
+    for name, value in variables.items():
+        fn.__globals__.setdefault(name, value)
     for name, value in slots.items():
         setattr(fn, name, value)
     if attributes:
@@ -360,7 +369,7 @@ def is_definition(value: Any) -> bool:
     return isinstance(value, types.FunctionType) or type(value).__name__ == "_lru_cache_wrapper"
 
 
-def constant(kind: type, name: str) -> Any:
+def constant(kind: Any, name: str) -> Any:
     """Return the instance that a class's module holds under a name; a new one where it does not."""
     value = getattr(sys.modules[kind.__module__], name, None)
     return value if type(value) is kind else kind.__new__(kind)

@@ -35,13 +35,16 @@ class Namespace:
     travels : bool
         Whether the names that functions use are sent along. False for a module
         that the peer has by itself.
+    is_private : bool
+        Whether only this process has them, and no peer is to keep them: each stream
+        has those that its functions use.
     attributes : dict
         What a module object made for it starts with (``__name__`` and so on).
     inherited : Inherited, optional
         What the peer has of it by itself.
     """
 
-    __slots__ = ("attributes", "inherited", "label", "travels", "variables")
+    __slots__ = ("attributes", "inherited", "is_private", "label", "travels", "variables")
 
     def __init__(
         self,
@@ -49,15 +52,17 @@ class Namespace:
         variables: dict[str, Any],
         travels: bool,
         inherited: Inherited | None = None,
+        is_private: bool = False,
     ) -> None:
         self.label = label
         self.variables = variables
         self.travels = travels
+        self.is_private = is_private
         self.inherited = inherited
         self.attributes = {
             key: variables[key]
             for key in _FIXED
-            if travels and label != "__main__" and key in variables
+            if (travels or is_private) and label != "__main__" and key in variables
         }
 
     def sends(self, name: str, value: Any) -> bool:
@@ -131,7 +136,10 @@ class Rules:
         if module is not None and getattr(module, "__dict__", None) is variables:
             assert isinstance(name, str)
             return self.module_namespace(module, name)
-        return self._namespace(_anonymous_label(fn, name), variables, True)
+        label = _anonymous_label(fn, name)
+        if self.returning and not _rebuild.is_inherited(label):
+            return Namespace(label, variables, travels=False, is_private=True)
+        return self._namespace(label, variables, True)
 
     def module_namespace(self, module: ModuleType, name: str) -> Namespace:
         """Return the namespace of the module of that name."""

@@ -352,3 +352,38 @@ def test_sentinels_of_importable_modules_are_the_workers_own(pair, script, tmp_p
     setting = main.with_sentinel.SETTING
     setting.value = 5
     assert pair.run(main.setting, [setting, lambda: 0]) == (5, False), "one that holds something"
+
+
+def test_what_a_task_makes_in_globals_of_its_own_can_be_returned(pair, script):
+    main = script("""
+        import collections, typing
+        def rows():
+            class Typed(typing.NamedTuple):
+                a: int = 1
+            Row = collections.namedtuple("Row", "x y")
+            return Row, Row(1, 2), Typed, Typed()
+        def functions():
+            variables = {"log": []}
+            exec('''if True:
+                import os.path
+                def even(n): log.append(n); return n == 0 or odd(n - 1)
+                def odd(n): log.append(n); return n != 0 and even(n - 1)
+                class Both:
+                    def both(self, n): return even(n), odd(n), os.path.join("a", "b")
+            ''', variables)
+            return variables["even"], variables["odd"], variables["log"], variables["Both"]()
+        def again(row): return type(row), row, row._replace(x=5)
+        def refused():
+            variables = {}
+            exec("import threading; lock = threading.Lock(); f = lambda: lock", variables)
+            return variables["f"]
+    """)
+    row_class, row, typed_class, typed = pair.run(main.rows)
+    assert (type(row), row, type(typed), typed) == (row_class, (1, 2), typed_class, (1,))
+    assert pair.run(main.again, row) == (row_class, row, (5, 2))
+    even, odd, log, both = pair.run(main.functions)
+    assert (even(2), odd(3), log) == (True, True, [2, 1, 0, 3, 2, 1, 0])
+    assert even.__globals__ is odd.__globals__
+    assert both.both(2) == (True, False, "a/b")
+    with pytest.raises(RuntimeError, match="global 'lock'"):
+        pair.run(main.refused)
