@@ -166,7 +166,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         callback = functools.partial(_take_buffer, self.buffers)
         pickle.Pickler.__init__(self, file, 5, buffer_callback=callback)
         self.rules = rules
-        self.roots = frozenset(map(id, roots))
+        self.roots = {id(root): root for root in roots}
         self.needs = Needs()
         self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, Call]] = {}
@@ -217,9 +217,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return None
             return (_rebuild.named, (space.label, name))
         cls: Any = space.variables.get(owner)
-        if isinstance(cls, type) and id(cls) not in self.roots and vars(cls).get(name) is fn:
-            return (getattr, (cls, name))
-        return None
+        if not isinstance(cls, type) or id(cls) in self.roots or vars(cls).get(name) is not fn:
+            return None
+        if any(_is_twin(root, cls) and vars(root).get(name) is fn for root in self.roots.values()):
+            return None
+        return (getattr, (cls, name))
 
     def _space(self, space: Namespace) -> Call:
         call: Reduced = (_rebuild.home, (space.label,))
@@ -409,6 +411,15 @@ def large(value: Any) -> Any:
 
 def _own_attributes(wrapper: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(wrapper).items() if name != "__wrapped__"}
+
+
+def _is_twin(root: Any, cls: type) -> bool:
+    """Say whether a class is another one's earlier self: ``dataclass(slots=True)`` makes a second one.
+
+    They have their methods in common, and these may refer to the first by ``__class__``: either
+    class is to be filled without the other.
+    """
+    return isinstance(root, type) and root.__qualname__ == cls.__qualname__
 
 
 def _inside(space: Namespace, code: types.CodeType) -> dict[str, Any]:

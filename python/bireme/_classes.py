@@ -118,6 +118,8 @@ def _is_first(cls: Any, name: str, value: Any) -> bool:
 def _at_once(cls: Any, attributes: dict[str, Any]) -> dict[str, Any]:
     """Move what a class must have from its birth out of `attributes`."""
     kept: dict[str, Any] = {}
+    if cls.__qualname__ != cls.__name__:
+        kept["__qualname__"] = cls.__qualname__
     own = vars(cls)
     if "__module__" in own:
         kept["__module__"] = cls.__module__

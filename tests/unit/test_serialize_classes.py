@@ -387,3 +387,55 @@ def test_what_a_task_makes_in_globals_of_its_own_can_be_returned(pair, script):
     assert both.both(2) == (True, False, "a/b")
     with pytest.raises(RuntimeError, match="global 'lock'"):
         pair.run(main.refused)
+
+
+def test_classes_inside_of_others_keep_their_full_name(pair, script):
+    main = script("""
+        import ctypes, dataclasses, pickle, typing
+        class Outer:
+            @dataclasses.dataclass
+            class Point: x: int
+            class Row(typing.NamedTuple): a: int = 1
+            class Keys(typing.TypedDict): a: int
+            class Record(ctypes.Structure): _fields_ = [("a", ctypes.c_int)]
+            class Error(Exception): pass
+        def make():
+            @dataclasses.dataclass(slots=True)
+            class Local: x: int
+            return Local
+        def names(local):
+            classes = (getattr(Outer, name) for name in ("Point", "Row", "Keys", "Record", "Error"))
+            return [repr(Outer.Point(1)), repr(local), *(cls.__qualname__ for cls in classes)]
+        def copied(point): return pickle.loads(pickle.dumps(point)) == point == Outer.Point(3)
+    """)
+    assert pair.run(main.names, main.make()(2)) == [
+        "Outer.Point(x=1)", "make.<locals>.Local(x=2)",
+        "Outer.Point", "Outer.Row", "Outer.Keys", "Outer.Record", "Outer.Error",
+    ]  # fmt: skip
+    assert pair.run(main.copied, main.Outer.Point(3))
+
+
+def test_methods_with_a_class_cell_of_a_dataclass_with_slots(pair, script):
+    main = script("""
+        import dataclasses
+        class Base:
+            __slots__ = ()
+            @classmethod
+            def kind(cls): return "base"
+        @dataclasses.dataclass(slots=True)
+        class Slotted(Base):
+            name: str
+            other: int = 3
+            def cls(self): return __class__.__name__
+            def twice(self): return self.name * 2
+            @classmethod
+            def kind(cls): return super().kind() if cls is __class__ else "twin"
+        def work(given):
+            return given.cls(), given.twice(), repr(given), Slotted("b"), hasattr(given, "__dict__")
+        def back(given): return given, Slotted
+    """)
+    found = pair.run(main.work, main.Slotted("a"))
+    assert found == ("Slotted", "aa", "Slotted(name='a', other=3)", main.Slotted("b"), False)
+    assert pair.run(main.back, main.Slotted("a")) == (main.Slotted("a"), main.Slotted)
+    assert pair.run(main.Slotted.twice, main.Slotted("c")) == "cc"
+    assert pair.run(main.Slotted.kind) == main.Slotted.kind()
