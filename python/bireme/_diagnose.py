@@ -250,7 +250,9 @@ def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rul
     if isinstance(error, PicklingError):
         return error
     try:
-        text, where, _ = _describe(obj, label, rules)
+        text, where, refusal = _describe(obj, label, rules)
+        if refusal is None:  # it did not refuse again
+            text = f"{where}: {error}"
     except Exception:  # the explanation must not hide what it explains
         text = where = label if isinstance(label, str) else " and ".join(label)
         text += f": {error}"

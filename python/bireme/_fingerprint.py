@@ -171,6 +171,7 @@ class Watch:
         "_root",
         "_rules",
         "_seen",
+        "_todo",
         "mutable",
     )
 
@@ -194,7 +195,10 @@ class Watch:
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
         self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
         self._seen: dict[int, Any] = {}
-        self._visit(root)
+        # Not a recursion: functions and classes may refer to each other in long chains.
+        self._todo = [root]
+        while self._todo:
+            self._look_at(self._todo.pop())
         self._seen = {}
         # An ordinary function that uses no names.
         others = (self._functions, self._mappings, self._items, self._closures, self._cells)
@@ -237,6 +241,10 @@ class Watch:
         return True
 
     def _visit(self, value: Any) -> None:
+        """Have a value looked at later."""
+        self._todo.append(value)
+
+    def _look_at(self, value: Any) -> None:
         kind = type(value)
         if kind in _ATOMS or id(value) in self._seen:
             return

@@ -178,6 +178,21 @@ def test_helpers_recursion_and_mutual_recursion(pair, script):
     assert pair.run(main.even, 4) is True
 
 
+def test_long_chains_of_functions_and_classes(pair, script):
+    count = 1500
+    main = script(
+        "".join(f"def f{i}(x): return f{i + 1}(x) if x == 'last' else {i}\n" for i in range(count))
+        + f"def f{count}(x): return {count}\n"
+        + "".join(
+            f"class C{i}:\n def m(self, n): return C{(i + 1) % count}().m(n - 1) if n else {i}\n"
+            for i in range(count)
+        )
+        + "def ring(n): return C0().m(n)\n"
+    )
+    assert (pair.run(main.f0, 1), pair.run(main.f1499, "last")) == (0, count)
+    assert pair.run(main.ring, 5) == 5
+
+
 def test_a_helper_is_one_object_for_all_functions(pair, script):
     main = script("""
         def helper():

@@ -475,6 +475,19 @@ def test_too_deep_and_cyclic_objects(encoder):
         deep = deep[0]
 
 
+def test_a_refusal_that_does_not_come_again(encoder):
+    class Once:
+        def __reduce__(self):
+            if not refused:
+                refused.append(self)
+                raise TypeError("cannot pickle it this time")
+            return (int, ())
+
+    refused: list = []
+    with pytest.raises(PicklingError, match=r"^cannot pickle: args: cannot pickle it this time$"):
+        encoder.dumps([Once()])
+
+
 def test_diagnose_by_hand():
     assert diagnose([1, LOCK], "data").startswith("data[1] is a _thread.lock object: cannot pickle")
     assert re.fullmatch(r"data can be pickled \(\d+ bytes\)", diagnose([1], "data"))
