@@ -24,6 +24,7 @@ from cloudpickle import cloudpickle as internals
 from bireme import _inherit, _named, _rebuild
 from bireme._classes import c_type
 from bireme._fingerprint import (
+    HEAP_TYPE,
     LARGE_BYTES,
     annotations_of,
     contents,
@@ -39,7 +40,6 @@ Reduced = tuple[Any, ...]
 
 _OWN = vars(_rebuild)
 _LRU = type(functools.lru_cache(len))
-_HEAP_TYPE = 1 << 9
 #: Static types that no module holds under their name.
 _UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._BUILTIN_TYPE_NAMES})
 
@@ -344,7 +344,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if (made := c_type(cls)) is not None:
             return made
-        if not cls.__flags__ & _HEAP_TYPE:
+        if not cls.__flags__ & HEAP_TYPE:
             return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented
         uid = _rebuild.uid_of(cls)
         if not (self.rules.returning and uid in _rebuild.kept):

@@ -85,7 +85,8 @@ _IMMUTABLE_NAMES: Final = frozenset(
 _MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 #: What `namedtuple` keeps in its classes, and ctypes: it looks once.
 _FIXED: Final = frozenset({"_fields", "_field_defaults", "_fields_"})
-_HEAP_TYPE: Final = 1 << 9
+#: The flag of classes made by Python code, and of some made in C.
+HEAP_TYPE: Final = 1 << 9
 
 
 class _Weakly(weakref.ref[Any]):
@@ -257,7 +258,7 @@ class Watch:
         elif issubclass(kind, type):
             if not self._rules.needs_by_value(value):
                 self._visit_named(value)
-            elif value.__flags__ & _HEAP_TYPE:
+            elif value.__flags__ & HEAP_TYPE:
                 self._visit_class(value)
         elif kind is types.ModuleType:
             if self._rules.module_travels(value, value.__name__):

@@ -15,6 +15,7 @@ from copyreg import __newobj__  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from bireme import _rebuild
+from bireme._fingerprint import HEAP_TYPE
 from bireme._rules import MAIN
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def definition(
         return (kind, (obj._value_,))
     arguments: tuple[Any, ...] = getattr(obj, "__getnewargs__", tuple)()
     make: Any = kind.__new__
-    if not arguments and make is not object.__new__ and type(make) is types.BuiltinFunctionType:
+    if not arguments and (
+        not kind.__flags__ & HEAP_TYPE
+        or (make is not object.__new__ and type(make) is types.BuiltinFunctionType)
+    ):  # what it is made of is in C, as that of a ufunc by `numpy.frompyfunc`
         raise TypeError(f"cannot pickle {kind.__name__!r} object")
     return (__newobj__, (kind, *arguments), obj.__getstate__())
 

@@ -475,6 +475,20 @@ def test_too_deep_and_cyclic_objects(encoder):
         deep = deep[0]
 
 
+def test_functions_made_by_numpy_are_refused(encoder, script):
+    pytest.importorskip("numpy")
+    main = script("""
+        import numpy as np
+        double = np.frompyfunc(lambda x: 2 * x, 1, 1)
+        def work(x): return double(np.add(x, 1))
+    """)
+    with pytest.raises(PicklingError, match=r"function 'work' → global 'double' is a numpy\.ufunc"):
+        encoder.encode_function(main.work)
+    with pytest.raises(PicklingError, match=r"args\[0\] is a numpy\.ufunc object: cannot pickle"):
+        encoder.dumps([main.double])
+    assert b"add" in encoder.dumps([main.np.add, lambda: 0])[0]
+
+
 def test_a_refusal_that_does_not_come_again(encoder):
     class Once:
         def __reduce__(self):
