@@ -423,9 +423,17 @@ def _is_twin(root: Any, cls: type) -> bool:
 
 
 def _inside(space: Namespace, code: types.CodeType) -> dict[str, Any]:
-    """Return the globals which a function takes along, because the peer has nothing to keep them in."""
-    names = global_names(code)[0] if space.is_private else ()
-    return {name: space.variables[name] for name in names if name in space.variables}
+    """Return the globals which a function takes along, because the peer has no place to keep them.
+
+    Of a module that the peer imports these are what pytest adds, here alone, for ``assert``.
+    """
+    if space.travels:
+        return {}
+    return {
+        name: space.variables[name]
+        for name in global_names(code)[0]
+        if name in space.variables and (space.is_private or name.startswith("@"))
+    }
 
 
 def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:

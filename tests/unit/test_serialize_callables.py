@@ -264,3 +264,15 @@ def test_an_endless_container_does_not_hang_the_explanation(pair):
     holder = types.SimpleNamespace(first=Endless(), lock=threading.Lock())
     with pytest.raises(support.errors.PicklingError, match=r"\.lock is a _thread.lock"):
         pair.encoder.dumps(holder)
+
+
+def test_assertions_in_local_functions_of_a_test_module(pair):
+    """Pytest has rewritten them here; the worker imports the module as it is."""
+
+    def check(x):
+        assert x == 5, "not five"
+
+    check(5)
+    pair.run(check, 5)
+    with pytest.raises(AssertionError, match="not five\nassert 4 == 5"):
+        pair.run(check, 4)
