@@ -308,3 +308,48 @@ def test_spawn_without_a_guard_is_told_so(run_script):
         """
     ).check()
     assert result.stdout == "told\n"
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_classes_that_keep_what_they_are_in_tasks(run_script, method):
+    run_script(
+        """
+        import collections, dataclasses, pickle, sys
+        import bireme
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+
+        class Outer:
+            @dataclasses.dataclass
+            class Inner:
+                x: int
+
+        @dataclasses.dataclass(slots=True)
+        class Slotted:
+            x: int
+            def name(self):
+                return __class__.__name__
+
+        def inherit():
+            @dataclasses.dataclass
+            class Named(Point):
+                name: str
+            return Named(1, "n").name
+
+        def row():
+            return collections.namedtuple("Row", "a b")(1, 2)
+
+        def inner(given):
+            return repr(given), pickle.loads(pickle.dumps(given)) == Outer.Inner(1)
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert pool.apply(inherit) == "n"
+                assert pool.apply(row)._asdict() == {"a": 1, "b": 2}
+                assert pool.apply(inner, (Outer.Inner(1),)) == ("Outer.Inner(x=1)", True)
+                assert pool.apply(Slotted.name, (Slotted(1),)) == "Slotted"
+        """,
+        args=[method],
+    ).check()
