@@ -109,7 +109,7 @@ def _parameter(obj: Any, module: str, _shared: Any) -> tuple[Any, ...]:
 def _alias(obj: Any, module: str, shared: Any) -> tuple[Any, ...]:
     """Reduce a ``type`` statement's object; its value may name the alias itself."""
     name = obj.__name__
-    if obj.__type_params__ or not name.isidentifier() or keyword.iskeyword(name):
+    if not name.isidentifier() or keyword.iskeyword(name):
         options = {"type_params": obj.__type_params__}
         return (_rebuild.made_in, (module, type(obj), (name, obj.__value__), options))
     value: tuple[Any, ...]
@@ -118,7 +118,7 @@ def _alias(obj: Any, module: str, shared: Any) -> tuple[Any, ...]:
     except NameError:  # a name that is there for type checkers only
         value = ()
     values = shared(obj, (list, ()))
-    make = (module, name, values)
+    make = (module, name, obj.__type_params__, values)
     return (_rebuild.type_alias, make, (values, value), None, None, _rebuild.fill_type_alias)
 
 

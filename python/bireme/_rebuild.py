@@ -381,11 +381,16 @@ def made_in(module: str, kind: Any, args: tuple[Any, ...], options: dict[str, An
     return eval("kind(*args, **options)", names)
 
 
-def type_alias(module: str, name: str, values: list[Any]) -> Any:
-    """Rebuild what ``type name = ...`` makes; its value is still to come."""
+def type_alias(module: str, name: str, parameters: tuple[Any, ...], values: list[Any]) -> Any:
+    """Rebuild what ``type name[...] = ...`` makes; its value is still to come."""
     names: dict[str, Any] = {"__name__": module}
     exec(f"def make(values):\n type {name} = values[0]\n return {name}", names)
-    return names["make"](values)
+    make = names["make"]
+    if parameters:
+        # The statement would make new ones. Without any, it takes them from the constant `None`.
+        constants = (parameters if value is None else value for value in make.__code__.co_consts)
+        make.__code__ = make.__code__.replace(co_consts=tuple(constants))
+    return make(values)
 
 
 def fill_type_alias(_alias: Any, state: tuple[list[Any], tuple[Any, ...]]) -> None:

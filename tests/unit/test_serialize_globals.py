@@ -185,14 +185,23 @@ def test_type_aliases(pair, script):
         type Number = int
         type Json = dict[str, Json] | list[Json] | Number
         type Many[T] = list[T]
+        type Tree[T, *Ts] = list[T] | dict[str, Tree[T, *Ts]] | tuple[*Ts]
         type Unknown = Nowhere
         def work[T, **Q](x: Json, y: Many[int] = (), z: Unknown = 0) -> Number:
             assert Json.__value__.__args__[2] is Number and Number.__value__ is int
             assert Many.__value__.__args__ == Many.__type_params__
             return Number, Json, Many, Unknown, x
+        def tree(found):
+            items, nested, rest = Tree.__value__.__args__
+            assert found.__origin__ is nested.__args__[1].__origin__ is Tree
+            assert items.__args__[0] is nested.__args__[1].__args__[0] is Tree.__type_params__[0]
+            return found, Tree.__module__, [p.__name__ for p in Tree.__type_params__], Tree
     """)
     found = pair.run(main.work, main.Json)
     assert found == (main.Number, main.Json, main.Many, main.Unknown, main.Json)
+    found = pair.run(main.tree, main.Tree[int, str])
+    assert found == (main.Tree[int, str], "__main__", ["T", "Ts"], main.Tree)
+    pair.run(lambda given: given, main.Tree)
 
 
 def test_classes_of_a_result_stay_until_it_is_read(pair, script):
