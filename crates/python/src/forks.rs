@@ -73,7 +73,7 @@ fn watch(py: Python<'_>) -> PyResult<()> {
         .map(drop)
 }
 
-/// Threads of ours would be cut off by the fork, and CPython would warn of them.
+/// Threads of ours would be cut off by the fork, and Python would warn of them.
 #[pyfunction]
 fn before_fork(py: Python<'_>) {
     AMID.store(true, Ordering::SeqCst);
