@@ -292,7 +292,7 @@ class Watch:
             self._closures.append((held, _with_copies(_state(fn), dicts)))
         else:
             self._referents += _with_copies(get_referents(fn), dicts)
-            if len(self._seen) == 1:  # nothing but the root
+            if self._seen.keys() == {id(fn)}:  # it is the root
                 self._root = held
             else:
                 self._functions.append(fn)

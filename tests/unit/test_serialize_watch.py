@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from bireme._fingerprint import Watch
 from bireme.serialize import Encoder, diagnose, refresh
 from tests.support import serialization as support
 
@@ -81,6 +82,14 @@ def test_a_replaced_part_is_noticed_and_changes_the_digest(encoder, script, chan
     script(change, main)
     assert not function.unchanged()
     assert encoder.encode_function(work).digest != function.digest
+
+
+@pytest.mark.parametrize("name", ["Point", "Slotted", "Shape", "Color", "Pair", "MyError"])
+def test_a_class_is_unchanged_too(encoder, script, name):
+    main = script(support.CLASSES)
+    watch = Watch(getattr(main, name), encoder._rules, follow=False)
+    assert watch.unchanged()
+    assert not watch.mutable
 
 
 def test_a_name_defined_later_is_noticed(encoder, script):
