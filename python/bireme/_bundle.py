@@ -146,19 +146,26 @@ class Bundle:
     carries : frozenset
         The ids of classes and the (label, name) pairs that the receiver knows
         once it has read it, those of names that nobody has ever set among them.
+    digest : bytes
+        Stands for all of it, versions included.
     """
 
-    __slots__ = ("buffers", "carries", "prefix")
+    __slots__ = ("buffers", "carries", "digest", "prefix")
 
     def __init__(
-        self, prefix: bytes, buffers: list[pickle.PickleBuffer], carries: frozenset[Any]
+        self,
+        prefix: bytes,
+        buffers: list[pickle.PickleBuffer],
+        carries: frozenset[Any],
+        digest: bytes,
     ) -> None:
         self.prefix = prefix
         self.buffers = buffers
         self.carries = carries
+        self.digest = digest
 
 
-_EMPTY = Bundle(b"", [], frozenset())
+_EMPTY = Bundle(b"", [], frozenset(), b"")
 _WRITTEN_MAX = 256
 
 
@@ -279,7 +286,8 @@ class Sender:
         ]
         preamble = plain_dumps((not self.rules.returning, units, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
-        bundle = Bundle(_prefix(digest(preamble + stamps), preamble, buffers), buffers, carries)
+        content = digest(preamble + stamps)
+        bundle = Bundle(_prefix(content, preamble, buffers), buffers, carries, content)
         self._written.pop(carries, None)
         if not buffers:  # it would keep them when their owner has dropped them
             if len(self._written) >= _WRITTEN_MAX:

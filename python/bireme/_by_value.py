@@ -91,6 +91,13 @@ class Needs:
         self.modules.update(others.modules)
         self.references.update(others.references)
 
+    def joined(self, others: Needs) -> Needs:
+        """Return these and others."""
+        both = Needs()
+        both.update(self)
+        both.update(others)
+        return both
+
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
         return {

@@ -25,6 +25,7 @@ from _pickle import loads as _plain_loads
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from bireme import _checks, _rebuild
+from bireme._known import Known, size_of
 from bireme._rules import MAIN, Rules
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
@@ -44,6 +45,7 @@ __all__ = ["Decoder", "Encoder", "Function", "diagnose", "refresh"]
 _WRAPPERS_MAX = 8
 
 Pickled = tuple[bytes, "list[PickleBuffer]"]
+Anew = tuple[bytes, "list[PickleBuffer]", Known]
 
 
 class Function:
@@ -67,6 +69,8 @@ class Function:
         buffers.
     carries : frozenset
         What a worker knows once it has loaded this, for `Encoder.dumps`.
+    known : Known
+        The same, for `Encoder.encode_arguments`.
     name : str
         The function's name with its module, for people.
     unchanged : callable
@@ -75,7 +79,7 @@ class Function:
     """
 
     __slots__ = (
-        "buffers", "carries", "digest", "mutable", "name", "payload", "stable", "unchanged",
+        "buffers", "carries", "digest", "known", "mutable", "name", "payload", "stable", "unchanged",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +97,7 @@ class Function:
         self.name = name
         self.digest = digest
         self.carries = carries
+        self.known = Known(carries)
         self.stable = watch is None
         self.mutable = watch is not None and watch.mutable
         self.unchanged = _always if watch is None else watch.unchanged
@@ -121,17 +126,25 @@ class _Side:
         return self._made
 
     def _dumps(self, obj: Any, known: frozenset[Any], label: str | Sequence[str]) -> Pickled:
+        body, bundle = self._dump(obj, known, label)
+        if bundle is None:
+            return body.payload, body.buffers
+        return bundle.prefix + body.payload, bundle.buffers + body.buffers
+
+    def _dump(
+        self, obj: Any, known: frozenset[Any], label: str | Sequence[str]
+    ) -> tuple[Stream, Bundle | None]:
+        """Pickle a value, and the preamble for it if `known` is not all that it needs."""
         with _rebuild.lock:
             sender = self._made or self._sender
             try:
                 body = sender.dump(obj)
                 needs = body.needs
-                if not (known.issuperset(needs.units) and known.issuperset(needs.names)):
-                    bundle = sender.bundle(needs)
-                    return bundle.prefix + body.payload, bundle.buffers + body.buffers
+                if known.issuperset(needs.units) and known.issuperset(needs.names):
+                    return body, None
+                return body, sender.bundle(needs)
             except Exception as error:
                 self._explain(error, obj, label)
-            return body.payload, body.buffers
 
     def _explain(self, error: Exception, obj: Any, label: str | Sequence[str]) -> NoReturn:
         from bireme._diagnose import explained
@@ -247,6 +260,48 @@ class Encoder(_Side):
             If something in it cannot be pickled; the message says what and where.
         """
         return self._dumps(obj, known, label)
+
+    def encode_arguments(
+        self, obj: Any, function: Function, known: Known, label: str | Sequence[str] = "args"
+    ) -> tuple[bytes, list[PickleBuffer], Anew | None]:
+        """Pickle arguments as `dumps` does, for a function that workers have.
+
+        Parameters
+        ----------
+        obj : object
+            The arguments.
+        function : Function
+            What gets them.
+        known : Known
+            What workers know by the function as it was placed last; at first
+            `Function.known`.
+        label : str or sequence of str, optional
+            What to call `obj` in an error, or what to call each of its items.
+
+        Returns
+        -------
+        payload : bytes
+            The pickle stream.
+        buffers : list of pickle.PickleBuffer
+            Its large buffers, in order.
+        anew : tuple or None
+            The function's payload and buffers as it is to be placed before a worker
+            gets these arguments, and what is known by it then.
+
+        Raises
+        ------
+        bireme.errors.PicklingError
+            If something in it cannot be pickled; the message says what and where.
+        """
+        with _rebuild.lock:
+            body, bundle = self._dump(obj, known.carries, label)
+            if bundle is None or known.covers(bundle):
+                return body.payload, body.buffers, None
+            if known.rides(bundle, size_of(function.payload, function.buffers)):
+                return bundle.prefix + body.payload, bundle.buffers + body.buffers, None
+            known, bundle = known.grown(body.needs, bundle, self._sender)
+        payload = bundle.prefix + function.payload
+        return body.payload, body.buffers, (payload, bundle.buffers + function.buffers, known)
 
     def loads_result(self, payload: Any, buffers: Sequence[Any] = ()) -> Any:
         """Unpickle a result; instances of by-value classes get the caller's own class."""

@@ -290,6 +290,71 @@ def test_classes_of_main_find_globals_and_each_other(run_script, method):
     ).check()
 
 
+@pytest.mark.parametrize("method", NO_GUARD)
+def test_the_classes_of_arguments_cross_once_a_worker(run_script, method):
+    """Whatever function gets them; a worker that is born later has them, too."""
+    run_script(
+        """
+        import functools, operator, os, signal, sys
+        import bireme
+
+        pool = bireme.Pool(2, start_method=sys.argv[1])  # a fork has nothing of what follows
+
+        def attributes(number):
+            return {f"method{i}": lambda self: (self.x, "some text") for i in range(number)}
+
+        class Point:
+            def __init__(self, x): self.x = x
+        for name, value in attributes(50).items():
+            setattr(Point, name, value)
+
+        class Other(Point):
+            pass
+
+        def get_x(point):
+            return point.x
+
+        def get_x_or_die(point):
+            if point.x < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return point.x
+
+        def sent():
+            return pool.statistics()["bytes_sent"]
+
+        def run(function, points):
+            expected = [point.x for point in points]
+            assert pool.map(function, points, 1) == expected
+            assert list(pool.imap(function, points)) == expected
+            assert [pool.apply(function, (point,)) for point in points] == expected
+
+        for function in get_x, operator.attrgetter("x"), functools.partial(get_x), lambda p: p.x:
+            points = [(Point, Other)[n % 2](n) for n in range(100)]
+            run(function, points)
+            before = sent()
+            run(function, points)
+            assert sent() - before < 300 * 200, (function, sent() - before)
+
+        points = [Point(n) for n in range(100)]
+        run(get_x_or_die, points)
+        for _ in range(2):
+            try:
+                pool.apply(get_x_or_die, (Point(-1),))
+            except bireme.WorkerDiedError:
+                pass
+        before = sent()
+        run(get_x_or_die, points)
+        assert sent() - before < 300 * 200
+        assert pool.map(get_x_or_die, points, 1, retries=1) == list(range(100))
+
+        Point.x = property(lambda self: 7, lambda self, x: None)
+        assert pool.map(get_x, [Point(1) for _ in range(10)], 1) == [7] * 10
+        pool.terminate()
+        """,
+        args=[method],
+    ).check()
+
+
 def test_spawn_without_a_guard_is_told_so(run_script):
     """The main module is imported in the worker, and makes a pool there."""
     result = run_script(

@@ -132,8 +132,11 @@ class Pair:
         self.encoder = Encoder(by_value_main=by_value_main)
         self.workers: list[Worker] = []
         self.functions: dict[int, tuple[object, object]] = {}
+        # By digest: how the function was placed last, by which number, and what is known by that.
+        self.placed: dict[bytes, tuple[bytes, bytes, list[pickle.PickleBuffer], object]] = {}
         self.encodes = 0
         self.sends = 0
+        self.arguments_bytes = 0
 
     @property
     def worker(self) -> Worker:
@@ -161,20 +164,37 @@ class Pair:
         """Run ``fn(*args)`` in a worker."""
         worker = worker or self.worker
         function = self.encode(fn)
-        if function.digest not in worker.loaded:
-            status, answer = worker.ask(
-                b"load" + function.digest, function.payload, *raw(function.buffers)
-            )
-            self.result(status, answer)
-            worker.loaded.add(function.digest)
-            self.sends += 1
         buffers: list[pickle.PickleBuffer] = []
         payload = b""
         with contextlib.suppress(Exception):
             payload = pickle.dumps(args, 5, buffer_callback=buffers.append)
         if not payload or b"__main__" in payload:
-            payload, buffers = self.encoder.dumps(args, known=function.carries)
-        return self.result(*worker.ask(b"call" + function.digest, payload, *raw(buffers)))
+            payload, buffers = self.encode_arguments(function, args)
+        number = self.load(function, worker)
+        self.arguments_bytes += len(payload)
+        return self.result(*worker.ask(b"call" + number, payload, *raw(buffers)))
+
+    def encode_arguments(self, function, args):
+        """Pickle arguments; the function may be placed anew for them."""
+        *_, known = self.place(function)
+        payload, buffers, anew = self.encoder.encode_arguments(args, function, known)
+        if anew is not None:
+            self.placed[function.digest] = (os.urandom(8), *anew)
+        return payload, buffers
+
+    def place(self, function):
+        """Return where a function was placed last."""
+        first = (function.digest, function.payload, function.buffers, function.known)
+        return self.placed.setdefault(function.digest, first)
+
+    def load(self, function, worker: Worker) -> bytes:
+        """Have a worker load a function as it was placed last."""
+        number, payload, buffers, _ = self.place(function)
+        if number not in worker.loaded:
+            self.result(*worker.ask(b"load" + number, payload, *raw(buffers)))
+            worker.loaded.add(number)
+            self.sends += 1
+        return number
 
     def result(self, status: bytes, answer: list[bytearray]):
         """Return or raise what a worker answered."""

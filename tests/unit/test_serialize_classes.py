@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import operator
 import os
 import sys
+import threading
 import weakref
 
 import pytest
 
+from bireme import _known, errors
 from tests.support import serialization as support
 
 
@@ -188,6 +192,117 @@ def test_arguments_of_a_class_the_function_does_not_name(pair, script):
     first, _ = pair.encoder.dumps((main.Thing(1),), known=function.carries)
     second, _ = pair.encoder.dumps((main.Thing(1),), known=function.carries | all_keys(pair))
     assert len(second) < len(first) / 3
+
+
+FAMILY = """
+    class Thing:
+        rate = 2
+        def __init__(self, x): self.x = x
+        def value(self): return self.x * self.rate * scale
+        def other(self): return "a method that makes the definition a little longer than the instance"
+    class Other(Thing):
+        def value(self): return -super().value()
+    scale = 10
+    def value(thing): return thing.value()
+"""
+
+
+def bytes_of(pair, run):
+    """Count the bytes of arguments that `run` sends."""
+    before = pair.arguments_bytes
+    run()
+    return pair.arguments_bytes - before
+
+
+def test_what_arguments_need_comes_with_their_function(pair, script):
+    main = script(FAMILY)
+    first, second, third = (
+        bytes_of(pair, lambda: pair.run(main.value, main.Thing(1))) for _ in range(3)
+    )
+    assert second == third < first / 4
+    assert pair.sends == 2, "placed once more, not for each task"
+    assert pair.run(main.value, main.Other(3)) == -60
+    assert pair.run(main.value, main.Other(3)) == -60
+    assert bytes_of(pair, lambda: pair.run(main.value, main.Other(3))) < first / 4
+    assert bytes_of(pair, lambda: pair.run(main.value, main.Thing(3))) == third
+    assert pair.sends == 3
+
+
+@pytest.mark.parametrize("fn", [str, repr, operator.attrgetter("x"), functools.partial(getattr)])
+def test_what_arguments_of_importable_functions_need(pair, script, fn):
+    main = script(FAMILY)
+    arguments = (main.Thing(1), "x") if isinstance(fn, functools.partial) else (main.Thing(1),)
+    first, _, third = (bytes_of(pair, lambda: pair.run(fn, *arguments)) for _ in range(3))
+    assert third < first / 4
+    assert pair.run(operator.attrgetter("x"), main.Thing(5)) == 5
+
+
+def test_a_worker_born_later_gets_what_arguments_need(pair, script):
+    main = script(FAMILY)
+    for _ in range(3):
+        pair.run(main.value, main.Thing(1))
+    assert pair.run(main.value, main.Thing(2), worker=pair.start_worker()) == 40
+    assert pair.sends == 3
+
+
+def test_what_arguments_need_may_change(pair, script):
+    main = script(FAMILY)
+    for rate in range(1, 4):
+        main.Thing.rate = rate
+        for _ in range(3):
+            assert pair.run(main.value, main.Thing(1)) == 10 * rate
+            assert pair.run(main.value, main.Other(1)) == -10 * rate
+    main.scale = 100
+    assert [pair.run(main.value, main.Thing(1)) for _ in range(3)] == [300] * 3
+    run_again = bytes_of(pair, lambda: pair.run(main.value, main.Thing(1)))
+    assert run_again == bytes_of(pair, lambda: pair.run(main.value, main.Thing(1)))
+    script(FAMILY, module=main)
+    assert [pair.run(main.value, main.Thing(1)) for _ in range(3)] == [20] * 3
+
+
+def test_a_large_function_is_placed_anew_when_that_is_worth_it(pair, script):
+    main = script(FAMILY)
+    big = bytes(100_000)
+    fn = lambda thing: thing.value() + len(big)  # noqa: E731
+    for _ in range(20):
+        assert pair.run(fn, main.Thing(1)) == 100_020
+    assert pair.sends == 1
+    for _ in range(500):
+        assert pair.run(fn, main.Thing(1)) == 100_020
+    assert pair.sends == 2
+
+
+def test_a_function_does_not_grow_by_what_is_needed_once(pair, script):
+    main = script("def kind(value): return type(value).__name__")
+    for number in range(10):
+        made = type(f"Made{number}", (), {"__module__": "__main__", "number": number})
+        assert pair.run(main.kind, made()) == f"Made{number}"
+    assert pair.sends == 1
+
+
+def test_a_function_forgets_what_many_arguments_needed(pair, script, monkeypatch):
+    monkeypatch.setattr(_known, "_NEEDED_MAX", 4)
+    main = script("def kind(value): return type(value).__name__")
+    kinds = [type(f"Made{n}", (), {"__module__": "__main__"}) for n in range(10)]
+    for made in kinds * 2:
+        for _ in range(3):
+            assert pair.run(main.kind, made()) == made.__name__
+    function = pair.encode(main.kind)
+    *_, known = pair.place(function)
+    assert len(known._needs.keys()) <= 5
+
+
+def test_what_was_needed_and_cannot_be_sent_any_more_is_left_out(pair, script):
+    main = script(FAMILY)
+    script("class Third:\n    def value(self): return 3", module=main)
+    for _ in range(3):
+        pair.run(main.value, main.Thing(1))
+    main.Thing.guard = threading.Lock()
+    assert [pair.run(main.value, main.Third()) for _ in range(3)] == [3] * 3
+    with pytest.raises(errors.PicklingError, match="lock"):
+        pair.run(main.value, main.Thing(1))
+    del main.Thing.guard
+    assert pair.run(main.value, main.Thing(1)) == 20
 
 
 def all_keys(pair):

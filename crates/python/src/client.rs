@@ -163,18 +163,23 @@ impl Client {
         core.check_owner(py)?;
         core.inner.supervise_if_paused();
         let options = Options::new(task_timeout, retries, seed)?;
-        let (reference, is_plain) = core.function(function)?;
+        let (mut reference, is_plain) = core.function(function)?;
         let (what, encoded) = match kwds.filter(|kwds| !kwds.is_empty()) {
             Some(kwds) => (
                 mode::CALL_WITH_KEYWORDS,
-                core.encode(&reference, (args, kwds).into_pyobject(py)?.as_any(), || {
-                    Ok(("args", "kwds").into_pyobject(py)?.into_any())
-                })?,
+                core.encode(
+                    &mut reference,
+                    (args, kwds).into_pyobject(py)?.as_any(),
+                    || Ok(("args", "kwds").into_pyobject(py)?.into_any()),
+                )?,
             ),
             None if args.is_empty() => (mode::CALL, codec::empty()),
             None => {
                 let label = || Ok("args".into_pyobject(py)?.into_any());
-                (mode::CALL, core.encode(&reference, args.as_any(), label)?)
+                (
+                    mode::CALL,
+                    core.encode(&mut reference, args.as_any(), label)?,
+                )
             }
         };
         let (kind, payload, shared) = core.place(py, &encoded, retries == 0, None)?;
@@ -229,7 +234,7 @@ impl Client {
             || ChunkPlan::guided(len, core.workers),
             |size| ChunkPlan::explicit(len, size),
         );
-        let sent = self.send_chunks(py, &call, items, plan, &reference, what, options, base);
+        let sent = self.send_chunks(py, &call, items, plan, reference, what, options, base);
         if let Err(error) = sent {
             core.inner
                 .cancel(|ticket| Arc::ptr_eq(&ticket.call, &call), false);
@@ -403,7 +408,7 @@ impl Client {
         call: &Arc<Call>,
         items: &Bound<'_, PyAny>,
         plan: ChunkPlan,
-        reference: &FunctionRef,
+        mut reference: FunctionRef,
         what: u32,
         options: Options,
         base: u64,
@@ -417,7 +422,7 @@ impl Client {
                 core.submit(
                     py,
                     call,
-                    options.task(reference, (kind | what, payload, shared), chunk, base),
+                    options.task(&reference, (kind | what, payload, shared), chunk, base),
                 )?;
             }
             return Ok(());
@@ -439,11 +444,11 @@ impl Client {
                 packed = codec::pack_list(&values);
                 match packed {
                     Some(encoded) => encoded,
-                    None => core.encode(reference, part.as_any(), label)?,
+                    None => core.encode(&mut reference, part.as_any(), label)?,
                 }
             } else {
                 let part = items.get_item(PySlice::new(py, from as isize, to as isize, 1))?;
-                core.encode(reference, &part, label)?
+                core.encode(&mut reference, &part, label)?
             };
             // A lent block is released by its reader: its task must never be divided or run again.
             let once = options.retries == 0 && chunk.end - chunk.start == 1;
@@ -459,7 +464,7 @@ impl Client {
                 py,
                 call,
                 options.task(
-                    reference,
+                    &reference,
                     (kind, payload, shared),
                     0..count,
                     base + chunk.start,

@@ -303,12 +303,8 @@ impl Core {
         if let Some((reference, _before)) = same {
             return Ok((reference, false));
         }
-        let blob =
-            function::place(&self.inner, &record)?.map_err(|error| self.no_memory(py, &error))?;
-        let reference = FunctionRef {
-            id: self.functions().next_id(),
-            blob,
-        };
+        let pair = (record.getattr("payload")?, record.getattr("buffers")?).into_pyobject(py)?;
+        let reference = self.place_function(pair.as_any())?;
         let died = self.on_death(py, reference.id)?;
         let forgotten = self
             .functions()
@@ -317,15 +313,23 @@ impl Core {
         Ok((reference, false))
     }
 
-    /// What is called when the function that was sent as number `id` is no more.
-    fn on_death<'py>(&self, py: Python<'py>, id: u64) -> PyResult<Bound<'py, PyAny>> {
+    /// Put a function's payload and buffers where workers find them.
+    fn place_function(&self, pair: &Bound<'_, PyAny>) -> PyResult<FunctionRef> {
+        let placed = function::place(&self.inner, pair)?;
+        let blob = placed.map_err(|error| self.no_memory(pair.py(), &error))?;
+        let id = self.functions().next_id();
+        Ok(FunctionRef { id, blob })
+    }
+
+    /// What is called when the function that was first placed as number `serial` is no more.
+    fn on_death<'py>(&self, py: Python<'py>, serial: u64) -> PyResult<Bound<'py, PyAny>> {
         let me = self.me.get().map(Weak::clone).unwrap_or_default();
         let forget = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
             // It may come amid this thread's own look at the table: then the entry waits for its turn.
             let core = me.upgrade();
             let forgotten = core
                 .as_ref()
-                .and_then(|core| core.functions.try_lock().ok()?.forget(id));
+                .and_then(|core| core.functions.try_lock().ok()?.forget(serial));
             drop(forgotten);
         };
         Ok(PyCFunction::new_closure(py, None, None, forget)?.into_any())
@@ -333,10 +337,11 @@ impl Core {
 
     /// Pickle arguments: plainly if that will do, by value where another process could not find a class.
     ///
-    /// `label` says in errors what they are, or what each of them is.
+    /// `label` says in errors what they are, or what each of them is. `function` is another afterwards if it was
+    /// placed anew, with definitions that the arguments need: the task that gets them is to name that.
     pub(crate) fn encode<'py>(
         &self,
-        function: &FunctionRef,
+        function: &mut FunctionRef,
         value: &Bound<'py, PyAny>,
         label: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Encoded<'py>> {
@@ -346,12 +351,24 @@ impl Core {
             return Ok(encoded);
         }
         let (py, encoder) = (value.py(), self.encoder.bind(value.py()));
-        let carries = self.functions().carries(py, function);
-        let known = match carries {
-            Some(carries) => carries,
-            None => PyFrozenSet::empty(py)?.into_any(),
+        let known = self.functions().known(py, function);
+        let Some((record, known)) = known else {
+            let nothing = PyFrozenSet::empty(py)?;
+            return Encoded::by_value(&encoder.call_method1("dumps", (value, nothing, label()?))?);
         };
-        Encoded::by_value(&encoder.call_method1("dumps", (value, known, label()?))?)
+        let arguments = (value, record, known, label()?);
+        let (payload, buffers, anew): Arguments<'py> = encoder
+            .call_method1("encode_arguments", arguments)?
+            .extract()?;
+        if let Some((payload, buffers, known)) = anew {
+            let placed = self.place_function((payload, buffers).into_pyobject(py)?.as_any())?;
+            let before = self
+                .functions()
+                .place_anew(function.id, placed.clone(), known);
+            drop(before); // without the lock: this may run Python code
+            *function = placed;
+        }
+        Encoded::by_value((payload, buffers).into_pyobject(py)?.as_any())
     }
 
     /// Put encoded arguments where a worker finds them; gives kind bits, payload, shared segments.
@@ -463,6 +480,14 @@ impl Core {
         }
     }
 }
+
+/// What `encode_arguments` gives: the arguments' pickle and buffers; the same of the function, and what is known by
+/// it, if that is to be placed anew.
+type Arguments<'py> = (
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+);
 
 /// An exception object as an error.
 pub(crate) fn raise(exception: &Bound<'_, PyAny>) -> PyErr {

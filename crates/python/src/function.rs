@@ -3,7 +3,7 @@
 use crate::codec::{self, Encoded};
 use bireme_runtime::task::{FunctionRef, Payload};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 /// Functions remembered; the oldest is forgotten first.
 const REMEMBERED: usize = 64;
@@ -36,10 +36,13 @@ struct Sent {
     /// `serialize.Function`: knows whether the function has changed.
     record: Py<PyAny>,
     digest: Py<PyAny>,
-    /// Definitions that the function's pickle carries: its arguments need not repeat them.
-    carries: Py<PyAny>,
+    /// `serialize.Known`: definitions that came with the function as `reference` has it, so that its arguments
+    /// need not repeat them.
+    known: Py<PyAny>,
     stable: bool,
     mutable: bool,
+    /// Its number when it was first placed.
+    serial: u64,
     reference: FunctionRef,
 }
 
@@ -92,16 +95,29 @@ impl Functions {
         Ok(None)
     }
 
-    /// What the function with `reference` carries.
-    pub(crate) fn carries<'py>(
+    /// The record of the function with `reference`, and what workers know by it.
+    pub(crate) fn known<'py>(
         &self,
         py: Python<'py>,
         reference: &FunctionRef,
-    ) -> Option<Bound<'py, PyAny>> {
-        self.sent
-            .iter()
-            .find(|sent| sent.reference.id == reference.id)
-            .map(|sent| sent.carries.bind(py).clone())
+    ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let sent = self.sent.iter();
+        let sent = sent.rev().find(|sent| sent.reference.id == reference.id)?;
+        Some((sent.record.bind(py).clone(), sent.known.bind(py).clone()))
+    }
+
+    /// The function that was placed as number `id` lies at `reference` now, too, where more comes with it.
+    ///
+    /// Gives what was known before, to be dropped without a lock.
+    pub(crate) fn place_anew(
+        &mut self,
+        id: u64,
+        reference: FunctionRef,
+        known: Bound<'_, PyAny>,
+    ) -> Option<Py<PyAny>> {
+        let sent = self.sent.iter_mut().find(|sent| sent.reference.id == id)?;
+        sent.reference = reference;
+        Some(std::mem::replace(&mut sent.known, known.unbind()))
     }
 
     pub(crate) fn next_id(&mut self) -> u64 {
@@ -130,9 +146,10 @@ impl Functions {
             address: function.as_ptr() as usize,
             record: record.clone().unbind(),
             digest: record.getattr("digest")?.unbind(),
-            carries: record.getattr("carries")?.unbind(),
+            known: record.getattr("known")?.unbind(),
             stable: record.getattr("stable")?.is_truthy()?,
             mutable: record.getattr("mutable")?.is_truthy()?,
+            serial: reference.id,
             reference,
         };
         let mut forgotten: Vec<Forgotten> = self
@@ -149,9 +166,9 @@ impl Functions {
         Ok(forgotten)
     }
 
-    /// Give up the function that was sent as number `id`.
-    pub(crate) fn forget(&mut self, id: u64) -> Option<Forgotten> {
-        let place = self.sent.iter().position(|sent| sent.reference.id == id)?;
+    /// Give up the function that was first placed as number `serial`.
+    pub(crate) fn forget(&mut self, serial: u64) -> Option<Forgotten> {
+        let place = self.sent.iter().position(|sent| sent.serial == serial)?;
         Some(Forgotten(self.sent.remove(place)))
     }
 }
@@ -159,18 +176,13 @@ impl Functions {
 /// What is no longer remembered. Dropping it may run Python code.
 pub(crate) struct Forgotten(#[expect(dead_code, reason = "kept to be dropped")] Sent);
 
-/// Put a function's record into shared memory.
+/// Put a function's payload and buffers into shared memory.
 pub(crate) fn place(
     client: &bireme_runtime::client::Client<crate::call::Ticket>,
-    record: &Bound<'_, PyAny>,
+    pair: &Bound<'_, PyAny>,
 ) -> PyResult<Result<Payload, bireme_shm::arena::ArenaError>> {
-    let py = record.py();
-    let pair = (
-        record.getattr("payload")?.cast_into::<PyBytes>()?,
-        record.getattr("buffers")?,
-    )
-        .into_pyobject(py)?;
-    let mut encoded = Encoded::by_value(pair.as_any())?;
+    let py = pair.py();
+    let mut encoded = Encoded::by_value(pair)?;
     encoded.form = codec::form::PARCEL; // always a message: a worker learns its size from the location
     let layout = codec::layout(&encoded, &[]);
     if layout.len > WHOLE_BYTES {
