@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import operator
 import threading
 
@@ -180,6 +181,66 @@ def test_a_large_captured_array_crosses_once_a_worker(shared_pool):
 
     assert shared_pool.map(pick, range(500), 1) == [float(i) for i in range(500)]
     assert [shared_pool.apply(pick, (i,)) for i in range(100)] == [float(i) for i in range(100)]
+
+
+def counters(number: int):
+    """Make functions that count their own calls, wherever they are."""
+
+    def make():
+        calls = 0
+
+        def count() -> int:
+            nonlocal calls
+            calls += 1
+            return calls
+
+        return count
+
+    return [make() for _ in range(number)]
+
+
+def test_many_functions_in_turn_are_sent_once():
+    functions = counters(500)
+    with bireme.Pool(1) as pool:
+        for turn in range(1, 4):
+            before = pool.statistics()["bytes_sent"]
+            assert [pool.apply(function) for function in functions] == [turn] * 500
+        assert pool.statistics()["bytes_sent"] - before < 500 * 40
+
+
+def test_a_function_in_use_outlasts_many_others():
+    (function, *others) = counters(3000)
+    with bireme.Pool(1) as pool:
+        for calls, other in enumerate(others, 1):
+            assert pool.apply(function) == calls, "neither side has forgotten it"
+            assert pool.apply(other) == 1
+        assert pool.apply(others[0]) == 1, "forgotten, and sent again"
+
+
+class Captured:
+    """What a function keeps, to be counted."""
+
+    content = ""
+
+
+def count_captured() -> int:
+    gc.collect()
+    return sum(type(obj) is Captured for obj in gc.get_objects())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_workers_forget_functions_that_are_used_no_more(kept):
+    """Whether the caller has dropped them, or both sides have too many of that size."""
+    functions = []
+    with bireme.Pool(1) as pool:
+        for number in range(400):
+            captured = Captured()
+            captured.content = f"{number} " * 10_000
+            functions.append(lambda captured=captured: captured.content.split()[-1])
+            assert pool.apply(functions[-1]) == str(number)
+            if not kept:
+                functions.clear()
+        assert pool.apply(count_captured) < 300
 
 
 @pytest.mark.parametrize("how", ["def", "lambda", "method"])

@@ -3,6 +3,7 @@
 use crate::block::Hold;
 use crate::codec::{self, Arrived, flag, form, mode};
 use crate::items::Source;
+use crate::recent::Recent;
 use crate::worker::{Hooks, Worker};
 use bireme_runtime::worker as kernel;
 use bireme_shm::control::{INLINE_BYTES, Location};
@@ -14,11 +15,7 @@ use bireme_shm::segment::Segment;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// More functions than the client remembers.
-const MOST_LOADED: usize = 128;
 
 /// What a claimed slot says of its task.
 pub(crate) struct Claimed {
@@ -74,31 +71,21 @@ struct Seen {
     _lease: Option<Arc<Lease>>,
 }
 
-/// Functions that a worker keeps loaded.
+/// A function that a worker keeps loaded, and the segment that its bytes fill, or 0.
+pub(crate) type Function = (u32, Py<PyAny>);
+
+/// Functions that a worker keeps loaded, by id. What goes would be read again.
 #[derive(Default)]
-pub(crate) struct Loaded {
-    /// By id: the segment that a function's bytes fill, or 0, and the function.
-    functions: BTreeMap<u64, (u32, Py<PyAny>)>,
-}
+pub(crate) struct Loaded(Recent<Function>);
 
 impl Loaded {
-    fn get(&self, id: u64) -> Option<&Py<PyAny>> {
-        self.functions.get(&id).map(|(_, function)| function)
-    }
-
-    /// Keep a function; gives the oldest when there are too many. It would be read again.
-    fn insert(&mut self, id: u64, segment: u32, function: Py<PyAny>) -> Option<Py<PyAny>> {
-        self.functions.insert(id, (segment, function));
-        let oldest = (self.functions.len() > MOST_LOADED).then(|| self.functions.pop_first());
-        oldest.flatten().map(|(_, (_, function))| function)
+    fn get(&mut self, id: u64) -> Option<&Py<PyAny>> {
+        self.0.get(id).map(|(_, function)| &*function)
     }
 
     /// Give up the functions in these segments.
-    pub(crate) fn forget(&mut self, segments: &[u32]) -> Vec<Py<PyAny>> {
-        let gone = self
-            .functions
-            .extract_if(.., |_, (segment, _)| segments.contains(segment));
-        gone.map(|(_, (_, function))| function).collect()
+    pub(crate) fn forget(&mut self, segments: &[u32]) -> Vec<Function> {
+        self.0.remove_if(|(segment, _)| segments.contains(segment))
     }
 }
 
@@ -158,7 +145,7 @@ impl Worker {
         slot: SlotRef,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (id, location) = {
-            let state = self.state();
+            let state = &mut *self.state();
             let fields = state.kernel.slot(slot);
             let id = fields.function.load(Ordering::Relaxed); // RELAXED: the word was acquired
             if let Some(function) = state.functions.get(id) {
@@ -183,9 +170,9 @@ impl Worker {
             codec::open(py, form::PARCEL, &Arrived { bytes, hold }, &mut nowhere)?;
         let function = hooks.load_function.call1((payload, buffers))?;
         let segment = if whole { location.segment } else { 0 };
-        let loaded = function.clone().unbind();
-        let oldest = self.state().functions.insert(id, segment, loaded);
-        drop(oldest); // without the lock: this may run Python code
+        let loaded = (segment, function.clone().unbind());
+        let gone = self.state().functions.0.insert(id, loaded, location.len);
+        drop(gone); // without the lock: this may run Python code
         Ok(function)
     }
 

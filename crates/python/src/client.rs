@@ -168,6 +168,7 @@ impl Client {
             Some(kwds) => (
                 mode::CALL_WITH_KEYWORDS,
                 core.encode(
+                    function,
                     &mut reference,
                     (args, kwds).into_pyobject(py)?.as_any(),
                     || Ok(("args", "kwds").into_pyobject(py)?.into_any()),
@@ -178,7 +179,7 @@ impl Client {
                 let label = || Ok("args".into_pyobject(py)?.into_any());
                 (
                     mode::CALL,
-                    core.encode(&mut reference, args.as_any(), label)?,
+                    core.encode(function, &mut reference, args.as_any(), label)?,
                 )
             }
         };
@@ -234,7 +235,7 @@ impl Client {
             || ChunkPlan::guided(len, core.workers),
             |size| ChunkPlan::explicit(len, size),
         );
-        let sent = self.send_chunks(py, &call, items, plan, reference, what, options, base);
+        let sent = self.send_chunks(function, &call, items, plan, reference, what, options, base);
         if let Err(error) = sent {
             core.inner
                 .cancel(|ticket| Arc::ptr_eq(&ticket.call, &call), false);
@@ -404,7 +405,7 @@ impl Client {
     #[expect(clippy::too_many_arguments, reason = "the parts of one map")]
     fn send_chunks(
         &self,
-        py: Python<'_>,
+        function: &Bound<'_, PyAny>,
         call: &Arc<Call>,
         items: &Bound<'_, PyAny>,
         plan: ChunkPlan,
@@ -413,7 +414,7 @@ impl Client {
         options: Options,
         base: u64,
     ) -> PyResult<()> {
-        let core = &*self.core;
+        let (py, core) = (function.py(), &*self.core);
         if let Some((start, step)) = whole_range(items) {
             let encoded = codec::pack_range(start, step);
             for chunk in plan {
@@ -444,11 +445,11 @@ impl Client {
                 packed = codec::pack_list(&values);
                 match packed {
                     Some(encoded) => encoded,
-                    None => core.encode(&mut reference, part.as_any(), label)?,
+                    None => core.encode(function, &mut reference, part.as_any(), label)?,
                 }
             } else {
                 let part = items.get_item(PySlice::new(py, from as isize, to as isize, 1))?;
-                core.encode(&mut reference, &part, label)?
+                core.encode(function, &mut reference, &part, label)?
             };
             // A lent block is released by its reader: its task must never be divided or run again.
             let once = options.retries == 0 && chunk.end - chunk.start == 1;

@@ -7,7 +7,7 @@ use crate::detach::{Inside, detached};
 use crate::dispatch::Dispatcher;
 use crate::drain::Drain;
 use crate::forks;
-use crate::function::{self, Functions};
+use crate::function::{self, Functions, Placed};
 use crate::template::Birth;
 use crate::watch::Watchers;
 use bireme_runtime::client::{self, Config, Hooks, SubmitError};
@@ -304,44 +304,52 @@ impl Core {
             return Ok((reference, false));
         }
         let pair = (record.getattr("payload")?, record.getattr("buffers")?).into_pyobject(py)?;
-        let reference = self.place_function(pair.as_any())?;
-        let died = self.on_death(py, reference.id)?;
+        let placed = self.place_function(pair.as_any())?;
+        let reference = placed.reference.clone();
+        let died = self.on_death(function, reference.id)?;
         let forgotten = self
             .functions()
-            .remember(function, &died, &record, reference.clone())?;
+            .remember(function, &died, &record, placed)?;
         drop(forgotten); // without the lock: this may run Python code
         Ok((reference, false))
     }
 
     /// Put a function's payload and buffers where workers find them.
-    fn place_function(&self, pair: &Bound<'_, PyAny>) -> PyResult<FunctionRef> {
+    fn place_function(&self, pair: &Bound<'_, PyAny>) -> PyResult<Placed> {
         let placed = function::place(&self.inner, pair)?;
-        let blob = placed.map_err(|error| self.no_memory(pair.py(), &error))?;
+        let (blob, bytes) = placed.map_err(|error| self.no_memory(pair.py(), &error))?;
         let id = self.functions().next_id();
-        Ok(FunctionRef { id, blob })
+        let reference = FunctionRef { id, blob };
+        Ok(Placed { reference, bytes })
     }
 
     /// What is called when the function that was first placed as number `serial` is no more.
-    fn on_death<'py>(&self, py: Python<'py>, serial: u64) -> PyResult<Bound<'py, PyAny>> {
+    fn on_death<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+        serial: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let address = function.as_ptr() as u64;
         let me = self.me.get().map(Weak::clone).unwrap_or_default();
         let forget = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
             // It may come amid this thread's own look at the table: then the entry waits for its turn.
             let core = me.upgrade();
             let forgotten = core
                 .as_ref()
-                .and_then(|core| core.functions.try_lock().ok()?.forget(serial));
+                .and_then(|core| core.functions.try_lock().ok()?.forget(address, serial));
             drop(forgotten);
         };
-        Ok(PyCFunction::new_closure(py, None, None, forget)?.into_any())
+        Ok(PyCFunction::new_closure(function.py(), None, None, forget)?.into_any())
     }
 
     /// Pickle arguments: plainly if that will do, by value where another process could not find a class.
     ///
-    /// `label` says in errors what they are, or what each of them is. `function` is another afterwards if it was
-    /// placed anew, with definitions that the arguments need: the task that gets them is to name that.
+    /// `label` says in errors what they are, or what each of them is. `reference` is another afterwards if the
+    /// function was placed anew, with definitions that the arguments need: the task that gets them is to name that.
     pub(crate) fn encode<'py>(
         &self,
-        function: &mut FunctionRef,
+        function: &Bound<'py, PyAny>,
+        reference: &mut FunctionRef,
         value: &Bound<'py, PyAny>,
         label: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Encoded<'py>> {
@@ -351,7 +359,7 @@ impl Core {
             return Ok(encoded);
         }
         let (py, encoder) = (value.py(), self.encoder.bind(value.py()));
-        let known = self.functions().known(py, function);
+        let known = self.functions().known(function, reference);
         let Some((record, known)) = known else {
             let nothing = PyFrozenSet::empty(py)?;
             return Encoded::by_value(&encoder.call_method1("dumps", (value, nothing, label()?))?);
@@ -362,11 +370,10 @@ impl Core {
             .extract()?;
         if let Some((payload, buffers, known)) = anew {
             let placed = self.place_function((payload, buffers).into_pyobject(py)?.as_any())?;
-            let before = self
-                .functions()
-                .place_anew(function.id, placed.clone(), known);
-            drop(before); // without the lock: this may run Python code
-            *function = placed;
+            let before = reference.id;
+            *reference = placed.reference.clone();
+            let forgotten = self.functions().place_anew(function, before, placed, known);
+            drop(forgotten); // without the lock: this may run Python code
         }
         Encoded::by_value((payload, buffers).into_pyobject(py)?.as_any())
     }

@@ -1,12 +1,11 @@
 //! Functions travel once: what was sent, and whether it is still the same.
 
 use crate::codec::{self, Encoded};
+use crate::recent::Recent;
 use bireme_runtime::task::{FunctionRef, Payload};
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-/// Functions remembered; the oldest is forgotten first.
-const REMEMBERED: usize = 64;
 /// A function whose pickle and buffers are larger gets a segment of its own.
 const WHOLE_BYTES: usize = 64 << 10;
 
@@ -29,10 +28,8 @@ impl Held {
     }
 }
 
-struct Sent {
+pub(crate) struct Sent {
     function: Held,
-    /// Where the function lies: a first look that costs nothing.
-    address: usize,
     /// `serialize.Function`: knows whether the function has changed.
     record: Py<PyAny>,
     digest: Py<PyAny>,
@@ -41,16 +38,12 @@ struct Sent {
     known: Py<PyAny>,
     stable: bool,
     mutable: bool,
-    /// Its number when it was first placed.
+    /// The number of its first placing.
     serial: u64,
     reference: FunctionRef,
 }
 
 impl Sent {
-    fn is(&self, function: &Bound<'_, PyAny>) -> bool {
-        self.address == function.as_ptr() as usize && self.function.is(function)
-    }
-
     fn is_dead(&self, py: Python<'_>) -> bool {
         matches!(&self.function, Held::Weak(held) if held.bind(py).upgrade().is_none())
     }
@@ -59,19 +52,33 @@ impl Sent {
 /// The functions that a client has sent.
 #[derive(Default)]
 pub(crate) struct Functions {
-    sent: Vec<Sent>,
+    /// By address: a first look that costs little.
+    sent: Recent<Sent>,
     last_id: u64,
 }
 
+fn address(function: &Bound<'_, PyAny>) -> u64 {
+    function.as_ptr() as u64
+}
+
 impl Functions {
+    fn get(&mut self, function: &Bound<'_, PyAny>) -> Option<&mut Sent> {
+        let sent = self.sent.get(address(function))?;
+        sent.function.is(function).then_some(sent)
+    }
+
+    /// `function` as it was placed with this number.
+    fn placed(&mut self, function: &Bound<'_, PyAny>, id: u64) -> Option<&mut Sent> {
+        self.get(function).filter(|sent| sent.reference.id == id)
+    }
+
     /// The reference of `function` if it was sent and needs no question; else its record to ask.
     pub(crate) fn find<'py>(
-        &self,
+        &mut self,
         function: &Bound<'py, PyAny>,
     ) -> Option<(Option<Bound<'py, PyAny>>, FunctionRef, bool)> {
-        let py = function.py();
-        let sent = self.sent.iter().rev().find(|sent| sent.is(function))?;
-        let record = (!sent.stable).then(|| sent.record.bind(py).clone());
+        let sent = self.get(function)?;
+        let record = (!sent.stable).then(|| sent.record.bind(function.py()).clone());
         Some((record, sent.reference.clone(), sent.mutable))
     }
 
@@ -85,39 +92,43 @@ impl Functions {
     ) -> PyResult<Option<(FunctionRef, Py<PyAny>)>> {
         let digest = record.getattr("digest")?;
         let mutable = record.getattr("mutable")?.is_truthy()?;
-        for sent in self.sent.iter_mut().filter(|sent| sent.is(function)) {
-            if sent.digest.bind(function.py()).eq(&digest)? {
-                let before = std::mem::replace(&mut sent.record, record.clone().unbind());
-                sent.mutable = mutable;
-                return Ok(Some((sent.reference.clone(), before)));
-            }
+        let Some(sent) = self.get(function) else {
+            return Ok(None);
+        };
+        if !sent.digest.bind(function.py()).eq(&digest)? {
+            return Ok(None);
         }
-        Ok(None)
+        let before = std::mem::replace(&mut sent.record, record.clone().unbind());
+        sent.mutable = mutable;
+        Ok(Some((sent.reference.clone(), before)))
     }
 
-    /// The record of the function with `reference`, and what workers know by it.
+    /// The record of the function that was placed as `reference`, and what workers know by it.
     pub(crate) fn known<'py>(
-        &self,
-        py: Python<'py>,
+        &mut self,
+        function: &Bound<'py, PyAny>,
         reference: &FunctionRef,
     ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        let sent = self.sent.iter();
-        let sent = sent.rev().find(|sent| sent.reference.id == reference.id)?;
+        let py = function.py();
+        let sent = self.placed(function, reference.id)?;
         Some((sent.record.bind(py).clone(), sent.known.bind(py).clone()))
     }
 
-    /// The function that was placed as number `id` lies at `reference` now, too, where more comes with it.
-    ///
-    /// Gives what was known before, to be dropped without a lock.
+    /// The function that was placed with number `id` is placed anew, with more that is known by it.
     pub(crate) fn place_anew(
         &mut self,
+        function: &Bound<'_, PyAny>,
         id: u64,
-        reference: FunctionRef,
+        placed: Placed,
         known: Bound<'_, PyAny>,
-    ) -> Option<Py<PyAny>> {
-        let sent = self.sent.iter_mut().find(|sent| sent.reference.id == id)?;
-        sent.reference = reference;
-        Some(std::mem::replace(&mut sent.known, known.unbind()))
+    ) -> Vec<Forgotten> {
+        let Some(before) = self.placed(function, id) else {
+            return Vec::new(); // another thread was faster
+        };
+        before.reference = placed.reference;
+        let known = std::mem::replace(&mut before.known, known.unbind());
+        let gone = self.sent.resize(address(function), placed.bytes);
+        forgotten(gone).chain([Forgotten::Known(known)]).collect()
     }
 
     pub(crate) fn next_id(&mut self) -> u64 {
@@ -133,8 +144,9 @@ impl Functions {
         function: &Bound<'_, PyAny>,
         died: &Bound<'_, PyAny>,
         record: &Bound<'_, PyAny>,
-        reference: FunctionRef,
+        placed: Placed,
     ) -> PyResult<Vec<Forgotten>> {
+        let Placed { reference, bytes } = placed;
         let held = match PyWeakrefReference::new_with(function, died) {
             Ok(weak) => Held::Weak(weak.unbind()),
             // Kept for as long as the pool, it would keep its large values, too.
@@ -143,7 +155,6 @@ impl Functions {
         };
         let sent = Sent {
             function: held,
-            address: function.as_ptr() as usize,
             record: record.clone().unbind(),
             digest: record.getattr("digest")?.unbind(),
             known: record.getattr("known")?.unbind(),
@@ -152,35 +163,46 @@ impl Functions {
             serial: reference.id,
             reference,
         };
-        let mut forgotten: Vec<Forgotten> = self
-            .sent
-            .extract_if(.., |sent| {
-                sent.address == function.as_ptr() as usize || sent.is_dead(function.py())
-            })
-            .map(Forgotten)
-            .collect();
-        if self.sent.len() >= REMEMBERED {
-            forgotten.push(Forgotten(self.sent.remove(0)));
+        let mut gone = Vec::new();
+        if self.sent.is_full() {
+            gone = self.sent.remove_if(|sent| sent.is_dead(function.py()));
         }
-        self.sent.push(sent);
-        Ok(forgotten)
+        gone.extend(self.sent.insert(address(function), sent, bytes));
+        Ok(forgotten(gone).collect())
     }
 
-    /// Give up the function that was first placed as number `serial`.
-    pub(crate) fn forget(&mut self, serial: u64) -> Option<Forgotten> {
-        let place = self.sent.iter().position(|sent| sent.serial == serial)?;
-        Some(Forgotten(self.sent.remove(place)))
+    /// Give up the function at this address, if it is the one that was first placed with number `serial`.
+    pub(crate) fn forget(&mut self, address: u64, serial: u64) -> Option<Forgotten> {
+        self.sent
+            .get(address)
+            .filter(|sent| sent.serial == serial)?;
+        self.sent.remove(address).map(Forgotten::Sent)
     }
 }
 
 /// What is no longer remembered. Dropping it may run Python code.
-pub(crate) struct Forgotten(#[expect(dead_code, reason = "kept to be dropped")] Sent);
+#[expect(dead_code, reason = "kept to be dropped")]
+pub(crate) enum Forgotten {
+    Sent(Sent),
+    Known(Py<PyAny>),
+}
+
+fn forgotten(gone: Vec<Sent>) -> impl Iterator<Item = Forgotten> {
+    gone.into_iter().map(Forgotten::Sent)
+}
+
+/// A function in shared memory, and how many bytes it has there.
+#[derive(Clone)]
+pub(crate) struct Placed {
+    pub(crate) reference: FunctionRef,
+    pub(crate) bytes: u64,
+}
 
 /// Put a function's payload and buffers into shared memory.
 pub(crate) fn place(
     client: &bireme_runtime::client::Client<crate::call::Ticket>,
     pair: &Bound<'_, PyAny>,
-) -> PyResult<Result<Payload, bireme_shm::arena::ArenaError>> {
+) -> PyResult<Result<(Payload, u64), bireme_shm::arena::ArenaError>> {
     let py = pair.py();
     let mut encoded = Encoded::by_value(pair)?;
     encoded.form = codec::form::PARCEL; // always a message: a worker learns its size from the location
@@ -188,11 +210,11 @@ pub(crate) fn place(
     if layout.len > WHOLE_BYTES {
         return Ok(client.whole(layout.len as u64).and_then(|whole| {
             codec::store(py, &encoded, &layout, &whole)?;
-            Ok(Payload::Whole(whole))
+            Ok((Payload::Whole(whole), layout.len as u64))
         }));
     }
     Ok(client.blob(layout.len as u64).map(|blob| {
         codec::write(py, &encoded, &layout, blob.base());
-        Payload::Blob(blob)
+        (Payload::Blob(blob), layout.len as u64)
     }))
 }

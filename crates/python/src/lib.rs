@@ -21,6 +21,7 @@ mod forks;
 mod function;
 mod items;
 mod outcome;
+mod recent;
 mod returned;
 mod shared;
 mod template;

@@ -1,6 +1,6 @@
 //! The worker's loop: claim, decode, call, encode, publish.
 
-use crate::arguments::{Claimed, Loaded, nowhere};
+use crate::arguments::{Claimed, Function, Loaded, nowhere};
 use crate::block::Hold;
 use crate::calls::{end_if_exit, invoke, leave_child, map_items};
 use crate::codec::{self, Arrived, Encoded, flag, form, mode};
@@ -134,7 +134,7 @@ impl Worker {
         drop(watchdog);
     }
 
-    fn find_work(&self) -> (Next, Vec<Py<PyAny>>) {
+    fn find_work(&self) -> (Next, Vec<Function>) {
         let mut state = self.state();
         let next = state.kernel.find_work();
         let segments = state.kernel.take_forgotten();
