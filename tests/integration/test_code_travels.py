@@ -183,6 +183,30 @@ def test_a_large_captured_array_crosses_once_a_worker(shared_pool):
     assert [shared_pool.apply(pick, (i,)) for i in range(100)] == [float(i) for i in range(100)]
 
 
+def test_threads_whose_arguments_need_different_classes(shared_pool):
+    """Each may place the function anew while the other one submits."""
+
+    def get_x(point):
+        return point.x
+
+    def run(number: int) -> None:
+        kinds = [type(f"Kind{number}{n}", (), {"__module__": "__main__"}) for n in range(20)]
+        for kind in kinds * 2:
+            points = [kind() for _ in range(10)]
+            for x, point in enumerate(points):
+                point.x = x
+            assert shared_pool.map(get_x, points, 1) == list(range(10))
+        done.append(number)
+
+    done: list[int] = []
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [0, 1, 2, 3]
+
+
 def counters(number: int):
     """Make functions that count their own calls, wherever they are."""
 

@@ -67,9 +67,10 @@ impl Functions {
         sent.function.is(function).then_some(sent)
     }
 
-    /// `function` as it was placed with this number.
+    /// `function` if its content is still what was placed with this number, first or anew.
     fn placed(&mut self, function: &Bound<'_, PyAny>, id: u64) -> Option<&mut Sent> {
-        self.get(function).filter(|sent| sent.reference.id == id)
+        self.get(function)
+            .filter(|sent| (sent.serial..=sent.reference.id).contains(&id))
     }
 
     /// The reference of `function` if it was sent and needs no question; else its record to ask.
@@ -104,13 +105,18 @@ impl Functions {
     }
 
     /// The record of the function that was placed as `reference`, and what workers know by it.
+    ///
+    /// Another thread may have placed it anew: then `reference` is that from now on.
     pub(crate) fn known<'py>(
         &mut self,
         function: &Bound<'py, PyAny>,
-        reference: &FunctionRef,
+        reference: &mut FunctionRef,
     ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let py = function.py();
         let sent = self.placed(function, reference.id)?;
+        if sent.reference.id != reference.id {
+            *reference = sent.reference.clone();
+        }
         Some((sent.record.bind(py).clone(), sent.known.bind(py).clone()))
     }
 
@@ -122,8 +128,9 @@ impl Functions {
         placed: Placed,
         known: Bound<'_, PyAny>,
     ) -> Vec<Forgotten> {
-        let Some(before) = self.placed(function, id) else {
-            return Vec::new(); // another thread was faster
+        let before = self.placed(function, id);
+        let Some(before) = before.filter(|sent| sent.reference.id < placed.reference.id) else {
+            return Vec::new(); // another thread was faster, or the content is another by now
         };
         before.reference = placed.reference;
         let known = std::mem::replace(&mut before.known, known.unbind());
