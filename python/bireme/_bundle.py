@@ -5,8 +5,11 @@ of its value and a version, which grows when that pickle differs. A receiver
 sets a name only when the version is newer than the one it has, so what a task
 assigned to it stays until the caller's value changes.
 
-Names whose values share mutable objects travel in one pickle, and their
-versions grow together: otherwise the peer would get two copies.
+Names whose values share mutable objects travel in one pickle: otherwise the peer would get two
+copies. Those of them that were sent before, and have not changed since, come first, in pickles of
+their own; the others refer to the objects inside of them. A peer that has these keeps them, with
+all that its tasks did to them, and has the new names share them. An object that its tasks have
+dropped meanwhile is made once more, for the new names alone.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bireme._by_value import Call, Needs, Stream, dump, identity, large
 from bireme._classes import definition, update
 from bireme._fingerprint import Watch
-from bireme._rebuild import ABSENT
+from bireme._rebuild import ABSENT, part
 
 if TYPE_CHECKING:
     import pickle
@@ -36,13 +39,15 @@ _NOTHING = Stream(b"", [], Needs(), {})
 class _Name:
     """The value of one global name as it was sent last."""
 
-    __slots__ = ("digest", "held", "name", "space", "stream", "value", "version", "watch")
+    __slots__ = ("digest", "held", "name", "space", "stream", "turn", "value", "version", "watch")
 
     def __init__(self, space: Namespace, name: str) -> None:
         self.space = space
         self.name = name
         self.value: Any = ABSENT
         self.version = 0
+        # The bundle for which the version grew last.
+        self.turn = 0
         self.digest = b""
         # The versions of what its pickle refers to.
         self.held: dict[tuple[str, str], int] = {}
@@ -177,6 +182,7 @@ class Sender:
         self._names: dict[tuple[str, str], _Name] = {}
         self._classes: dict[str, _Class] = {}
         self._written: dict[frozenset[Any], tuple[Any, Bundle]] = {}
+        self._turn = 0
 
     def dump(self, value: Any) -> Stream:
         """Pickle a value by this side's rules."""
@@ -253,12 +259,12 @@ class Sender:
     ) -> Bundle:
         if not classes and not names:
             return _EMPTY
-        groups = _groups(names)
-        self._advance(groups, before)
+        self._advance(names, before)
+        layers = [layer for group in _groups(names) for layer in _layers(group)]
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
-            [[(entry.key, entry.version) for entry in group] for group in groups],
+            [[(entry.key, entry.version) for entry in layer.entries] for layer in layers],
         )
         known = self._written.get(carries)
         if known is not None and known[0] == state:
@@ -276,13 +282,9 @@ class Sender:
             for item in classes
         ]
         records = [
-            (
-                group[0].space.label,
-                group[0].space.attributes,
-                [(entry.name, entry.version) for entry in group],
-                *place(self._joint(group)),
-            )
-            for group in _ordered(groups, classes)
+            (*_head(layer.entries, stream), *place(stream))
+            for layer in _ordered(layers, classes)
+            for stream in [self._joint(layer)]
         ]
         preamble = plain_dumps((not self.rules.returning, units, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
@@ -295,11 +297,13 @@ class Sender:
             self._written[carries] = (state, bundle)
         return bundle
 
-    def _advance(self, groups: list[list[_Name]], before: dict[tuple[str, str], int]) -> None:
-        """Have the version of a name grow with those of its group, and of what it refers to."""
-        followers = {entry.key: list(group) for group in groups for entry in group}
+    def _advance(
+        self, names: dict[tuple[str, str], _Name], before: dict[tuple[str, str], int]
+    ) -> None:
+        """Have the version of a name grow with those of what it refers to."""
+        followers: dict[tuple[str, str], list[_Name]] = {}
         todo = []
-        for entry in (entry for group in groups for entry in group):
+        for entry in names.values():
             for key in entry.stream.needs.references:
                 followers.setdefault(key, []).append(entry)
             if entry.version > before[entry.key] or self._versions(entry.held) != entry.held:
@@ -309,20 +313,64 @@ class Sender:
             entry = todo.pop()
             if entry.key not in newer:
                 newer[entry.key] = entry
-                todo += followers[entry.key]
+                todo += followers.get(entry.key, ())
+        self._turn += 1
         for entry in newer.values():
             entry.version = max(entry.version, before[entry.key] + 1)
         for entry in newer.values():
             entry.held = self._versions(entry.stream.needs.references)
+            entry.turn = self._turn
 
     def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {key: self._names[key].version for key in keys}
 
-    def _joint(self, group: list[_Name]) -> Stream:
-        if len(group) == 1:
-            return group[0].stream
-        values = tuple(entry.value for entry in group)
-        return dump(tuple(map(large, values)), self.rules, roots=values)
+    def _joint(self, layer: _Layer) -> Stream:
+        if len(layer.entries) == 1 and not layer.known:
+            return layer.entries[0].stream
+        values = tuple(entry.value for entry in layer.entries)
+        return dump(
+            tuple(map(large, values)), self.rules, roots=values, list_parts=True, known=layer.known
+        )
+
+
+class _Layer:
+    """Those names of a group that were sent last at the same time.
+
+    Attributes
+    ----------
+    entries : list of _Name
+        What travels in one pickle.
+    known : dict
+        The objects in it that the names of earlier layers have, and calls that give them.
+    """
+
+    __slots__ = ("entries", "known")
+
+    def __init__(self, entries: list[_Name], known: dict[int, tuple[Any, Any]]) -> None:
+        self.entries = entries
+        self.known = known
+
+
+def _layers(group: list[_Name]) -> list[_Layer]:
+    """Divide a group by when its names changed last, the oldest first."""
+    layers: list[_Layer] = []
+    earlier: dict[int, tuple[Any, Any]] = {}
+    for turn in sorted({entry.turn for entry in group}):
+        entries = [entry for entry in group if entry.turn == turn]
+        shared = [key for entry in entries for key in entry.stream.parts if key in earlier]
+        layers.append(_Layer(entries, {key: earlier[key] for key in shared}))
+        for entry in entries:
+            for position, (key, (_, obj)) in enumerate(entry.stream.parts.items()):
+                earlier.setdefault(key, (obj, (part, (*entry.key, entry.version, position))))
+    return layers
+
+
+def _head(entries: list[_Name], stream: Stream) -> tuple[Any, ...]:
+    """Return what the peer has to know of a pickle of names, their parts' places in it among that."""
+    nowhere = (-1, None)  # what was made for another pickle, and is in none but that
+    places = [[stream.parts.get(key, nowhere)[0] for key in e.stream.parts] for e in entries]
+    names = [(e.name, e.version, at) for e, at in zip(entries, places, strict=True)]
+    return entries[0].space.label, entries[0].space.attributes, names
 
 
 def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
@@ -331,8 +379,8 @@ def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
     members: dict[tuple[str, str], list[_Name]] = {}
     for key, entry in names.items():
         group = members[key] = [entry]
-        for part in entry.stream.parts:
-            other = owners.setdefault((key[0], part), group)
+        for inner in entry.stream.parts:
+            other = owners.setdefault((key[0], inner), group)
             if other is not group:
                 other += group
                 for moved in group:
@@ -347,20 +395,22 @@ def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
     return sorted(groups, key=lambda group: group[0].rank())
 
 
-def _ordered(groups: list[list[_Name]], classes: list[_Class]) -> list[list[_Name]]:
+def _ordered(layers: list[_Layer], classes: list[_Class]) -> list[_Layer]:
     """Put names after those that the code which makes their values may use.
 
     In a circle the first one stays first; the receiver sets what it turns out to lack.
     """
-    owners = {entry.key: group for group in groups for entry in group}
+    owners = {entry.key: layer for layer in layers for entry in layer.entries}
     definitions = {item.uid: item for item in classes}
 
     def needed(key: Any) -> list[Any]:
-        group = owners.get(key)
-        parts = [definitions[key].needs] if group is None else [e.stream.needs for e in group]
+        layer = owners.get(key)
+        parts = (
+            [definitions[key].needs] if layer is None else [e.stream.needs for e in layer.entries]
+        )
         return [k for needs in parts for k in (*needs.units, *needs.names, *needs.inherited)]
 
-    ordered: dict[int, list[_Name]] = {}
+    ordered: dict[int, _Layer] = {}
     seen: set[Any] = set()
     path: list[tuple[Any, Iterator[Any]]] = [(None, iter(list(owners)))]
     while path:
@@ -373,8 +423,8 @@ def _ordered(groups: list[list[_Name]], classes: list[_Class]) -> list[list[_Nam
             path.append((following, iter(needed(following))))
             continue
         path.pop()
-        if (group := owners.get(key)) is not None:
-            ordered.setdefault(id(group), group)
+        if (layer := owners.get(key)) is not None:
+            ordered.setdefault(id(layer), layer)
     return list(ordered.values())
 
 

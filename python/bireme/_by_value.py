@@ -12,11 +12,12 @@ import copyreg
 import functools
 import io
 import marshal
+import operator
 import pickle
 import sys
 import types
 import weakref
-from typing import Any, cast
+from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as internals
@@ -123,7 +124,8 @@ class Stream:
     needs : Needs
         What the peer has to know to read it.
     parts : dict
-        The mutable objects inside, by ``id``.
+        The mutable objects inside, by ``id``: their places in the memo, and themselves. Equal
+        payloads list corresponding objects in the same order.
     """
 
     __slots__ = ("buffers", "needs", "parts", "payload")
@@ -133,7 +135,7 @@ class Stream:
         payload: bytes,
         buffers: list[pickle.PickleBuffer],
         needs: Needs,
-        parts: dict[int, Any],
+        parts: dict[int, tuple[int, Any]],
     ) -> None:
         self.payload = payload
         self.buffers = buffers
@@ -167,6 +169,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         class's methods, are written out instead of being named.
     """
 
+    memo: dict[int, tuple[int, Any]]
+
     def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
         # Not a method of ours: the pickler, and what it has seen, would be garbage for a collection to find.
@@ -179,6 +183,35 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._refs: dict[int, tuple[Any, Call]] = {}
         self.cells: dict[int, types.CellType] = {}
         self._constants: dict[type, dict[int, tuple[str, Any]]] = {}
+
+    def refer(self, known: dict[int, tuple[Any, Reduced]]) -> None:
+        """Write, in a pickle of their own, calls that give objects which the peer has."""
+        calls = {key: Call(*call) for key, (_, call) in known.items()}
+        self.dump(tuple(calls.values()))
+        memo = self.memo.copy()
+        for key, (obj, _) in known.items():
+            if type(obj) is types.CellType:
+                self._refs[key] = (obj, calls[key])
+                self.cells[key] = obj
+            else:
+                memo[key] = (memo.pop(id(calls[key]))[0], obj)
+        self.memo = memo
+
+    def parts(self) -> dict[int, tuple[int, Any]]:
+        """Return what `Stream.parts` says."""
+        memo = self.memo.copy()
+        entries = sorted(memo.values(), key=operator.itemgetter(0))
+        # The peer's objects have dicts of their own.
+        dicts = [_dict_of(obj) for _, obj in entries]
+        left_out = set(map(id, dicts))
+        parts = {
+            id(obj): (place, obj)
+            for place, obj in entries
+            if not (type(obj) is Call or id(obj) in left_out or is_immutable(obj))
+        }
+        for key, cell in self.cells.items():
+            parts[key] = (memo[id(self._refs[key][1])][0], cell)
+        return parts
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what needs to know the rules; the dispatch table has the rest."""
@@ -275,8 +308,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.cells[id(cell)] = cell
         inside = _inside(space, code)
         values += inside.values() if inside else self._need_globals(space, code)
-        inside = {name: large(value) for name, value in inside.items()}
-        return (slots, fn.__dict__, filled, inside, _submodules(code, values))
+        return (
+            tuple(slots.items()),
+            fn.__dict__,
+            tuple(filled),
+            tuple((name, large(value)) for name, value in inside.items()),
+            _submodules(code, values),
+        )
 
     def _need_globals(self, space: Namespace, code: types.CodeType) -> list[Any]:
         """Have the peer told of the globals that a function uses, if they travel; give their values."""
@@ -382,17 +420,35 @@ def by_name(fn: Any, rules: Rules) -> tuple[Namespace, str] | None:
     return (space, name) if space.travels and space.variables.get(name) is fn else None
 
 
-def dump(value: Any, rules: Rules, roots: tuple[Any, ...] = (), list_parts: bool = False) -> Stream:
-    """Pickle a value; what it needs besides is in the result."""
+def dump(
+    value: Any,
+    rules: Rules,
+    roots: tuple[Any, ...] = (),
+    list_parts: bool = False,
+    known: dict[int, tuple[Any, Reduced]] | None = None,
+) -> Stream:
+    """Pickle a value; what it needs besides is in the result.
+
+    Parameters
+    ----------
+    value : object
+        What to pickle.
+    rules : Rules
+        What travels by value.
+    roots : tuple, optional
+        See `Pickler`.
+    list_parts : bool, optional
+        Whether the result lists its parts.
+    known : dict, optional
+        Objects that the peer has, by ``id``, and calls that give them.
+    """
     merge_dispatch_table()
     with io.BytesIO() as file:
         pickler = Pickler(file, rules, roots)
+        if known:
+            pickler.refer(known)
         pickler.dump(large(value))
-        parts: dict[int, Any] = {}
-        if list_parts:
-            parts.update(pickler.cells)
-            memo = cast("dict[int, tuple[int, Any]]", pickler.memo.copy())
-            parts.update((id(obj), obj) for _, obj in memo.values() if not is_immutable(obj))
+        parts = pickler.parts() if list_parts else {}
         return Stream(file.getvalue(), pickler.buffers, pickler.needs, parts)
 
 
@@ -414,6 +470,17 @@ def large(value: Any) -> Any:
     if (kind is bytes or kind is bytearray) and is_large(value):
         return Call(kind, (pickle.PickleBuffer(value),))
     return value
+
+
+def _dict_of(obj: Any) -> Any:
+    """Return an object's own dict, None if it has none."""
+    kind = type(obj)
+    if not kind.__dictoffset__ or issubclass(kind, type):
+        return None
+    try:
+        return object.__getattribute__(obj, "__dict__")
+    except Exception:  # a property of that name may raise anything
+        return None
 
 
 def _own_attributes(wrapper: Any) -> dict[str, Any]:
@@ -443,9 +510,9 @@ def _inside(space: Namespace, code: types.CodeType) -> dict[str, Any]:
     }
 
 
-def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:
+def _submodules(code: types.CodeType, values: list[Any]) -> tuple[str, ...]:
     """Name the loaded submodules a function reaches through their packages."""
-    found = []
+    found: list[str] = []
     for value in values:
         if type(value) is types.ModuleType and "__path__" in vars(value):
             prefix = value.__name__ + "."
@@ -456,7 +523,7 @@ def _submodules(code: types.CodeType, values: list[Any]) -> list[str]:
                 if name.startswith(prefix)
                 and all(part in every for part in name[len(prefix) :].split("."))
             ]
-    return found
+    return tuple(found)
 
 
 # The dispatch table

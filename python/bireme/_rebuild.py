@@ -7,7 +7,8 @@ stream names. They share one table a process:
 
 - *units*: by-value classes, under an id that is unique among all processes;
 - *namespaces*: the globals of by-value functions, one dictionary a module;
-- *held*: the version of each global name that was last set from the caller.
+- *held*: the version of each global name that was last set from the caller;
+- *parts*: the objects that its value then consisted of, for names that share them.
 
 What a namespace held at this process's birth is the caller's, too. A name that exists in it
 and was neither there nor sent was set by a task, and stays.
@@ -24,7 +25,8 @@ import os
 import sys
 import types
 import weakref
-from _pickle import loads
+from _io import BytesIO
+from _pickle import Unpickler, loads
 from _thread import RLock
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
@@ -61,7 +63,13 @@ held: dict[tuple[str, str], tuple[int, Any]] = {}
 _inherited: dict[str, dict[str, Any]] = {}
 #: (namespace label, name) -> its record and that one's buffers, while a preamble is taken in.
 _waiting: dict[tuple[str, str], tuple[tuple[Any, ...], Sequence[Any]]] = {}
-_older: dict[tuple[str, str, int], tuple[bytes, list[Any], int]] = {}
+#: (namespace label, name) -> (version, the mutable objects in the value as it was set then).
+_parts: dict[tuple[str, str], tuple[int, list[Any]]] = {}
+#: The same as `_waiting`, of all names of the preamble, and copies of their parts.
+_records: dict[tuple[str, str], tuple[tuple[Any, ...], Sequence[Any]]] = {}
+_copies: dict[tuple[str, str], list[Any]] = {}
+#: (namespace label, name, version) -> a record, its buffers, the position in it, its `_records`.
+_older: dict[tuple[str, str, int], tuple[tuple[Any, ...], Sequence[Any], int, Any]] = {}
 _seen: dict[bytes, None] = {}
 _SEEN_MAX = 4096
 
@@ -114,7 +122,7 @@ def _register(uid: str, cls: type) -> None:
 def begin() -> None:
     """Start as a worker: what is here by now is the caller's, or nobody's."""
     # The caller that forked us may be a worker: these are about what it was sent itself.
-    for table in (held, _waiting, _older, _seen, _unit_versions):
+    for table in (held, _waiting, _parts, _older, _seen, _unit_versions):
         table.clear()
     _inherited["__main__"] = dict(vars(sys.modules["__main__"]))
     _inherited.update((label, dict(variables)) for label, variables in namespaces.items())
@@ -179,14 +187,14 @@ def _tracked(tracker: str, cls: type) -> type:
     return tracked
 
 
-def _loads(payload: bytes, buffers: Sequence[Any] = ()) -> Any:
+def _loads(payload: bytes, buffers: Sequence[Any] = (), load: Callable[..., Any] = loads) -> Any:
     """Unpickle a part of a preamble.
 
     Code that this runs may use a global whose turn has not come: it is set, and all is done anew.
     """
     while True:
         try:
-            return loads(payload, buffers=buffers)
+            return load(payload, buffers=buffers)
         except NameError as error:
             record = _missing(error)
             if record is None:
@@ -203,6 +211,65 @@ def _missing(error: NameError) -> tuple[tuple[Any, ...], Sequence[Any]] | None:
         return None
     label = labels.get(id(trace.tb_frame.f_globals), "")
     return _waiting.get((label, error.name or ""))
+
+
+class _Weak(weakref.ref["Any"]):
+    """A weak reference of ours: a part may be one, too."""
+
+    __slots__ = ()
+
+
+def _hold(value: Any) -> Any:
+    """Hold an object weakly, if that is possible: what a task drops shall be gone."""
+    try:
+        return _Weak(value)
+    except TypeError:
+        return value
+
+
+def _load_names(
+    record: tuple[Any, ...], buffers: Sequence[Any]
+) -> tuple[tuple[Any, ...], list[list[Any]]]:
+    """Unpickle the values of names; give the parts of each, too."""
+    _, _, names, payload, first, last = record
+    if not payload:
+        return (ABSENT,), [[]]
+    source = list(buffers[first:last])
+    if not any(places for *_, places in names):
+        return _loads(payload, source), [[] for _ in names]
+    values, memo = _loads(payload, source, _loads_with_memo)
+    return values, [[memo.get(place, ABSENT) for place in places] for *_, places in names]
+
+
+def _loads_with_memo(payload: bytes, *, buffers: Sequence[Any]) -> tuple[Any, dict[int, Any]]:
+    file = BytesIO(payload)
+    unpickler = Unpickler(file, buffers=buffers)
+    value = unpickler.load()
+    if file.tell() < len(payload):  # that were the objects which it shares with others
+        value = unpickler.load()
+    return value, unpickler.memo.copy()
+
+
+def part(label: str, name: str, version: int, position: int) -> Any:
+    """Return an object that the value of a name consisted of at this version.
+
+    It is the one that is here, whatever tasks have made of it. If it is gone: a copy.
+    """
+    key = (label, name)
+    with lock:
+        if (record := _waiting.get(key)) is not None:
+            _set_names(*record)
+        have, parts = _parts.get(key, (0, []))
+        if have == version:
+            found = parts[position]
+            found = found() if type(found) is _Weak else found
+            if found is not None and found is not ABSENT:
+                return found
+        if key not in _copies:
+            record = _records[key]
+            for (other, *_), copied in zip(record[0][2], _load_names(*record)[1], strict=True):
+                _copies[label, other] = copied
+        return _copies[key][position]
 
 
 def namespace(label: str, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +319,11 @@ def function(
 def fill_function(
     fn: types.FunctionType,
     state: tuple[
-        dict[str, Any], dict[str, Any], list[tuple[types.CellType, Any]], dict[str, Any], list[str]
+        tuple[tuple[str, Any], ...],
+        dict[str, Any],
+        tuple[tuple[types.CellType, Any], ...],
+        tuple[tuple[str, Any], ...],
+        tuple[str, ...],
     ],
 ) -> None:
     """Give a function its attributes, captured values, globals that came with it, and imports."""
@@ -261,9 +332,9 @@ def fill_function(
         __import__(name)
     for cell, content in contents:
         cell.cell_contents = content
-    for name, value in variables.items():
+    for name, value in variables:
         fn.__globals__.setdefault(name, value)
-    for name, value in slots.items():
+    for name, value in slots:
         setattr(fn, name, value)
     if attributes:
         fn.__dict__.update(attributes)
@@ -284,8 +355,10 @@ def versioned(label: str, name: str, version: int) -> Any:
     have = held.get((label, name), (0, None))
     if have[0] == version and have[1] is not None:
         return have[1]
-    payload, buffers, position = _older[label, name, version]
-    return loads(payload, buffers=buffers)[position]
+    record, buffers, position, records = _older[label, name, version]
+    with lock:
+        _begin_records(records)
+        return _load_names(record, buffers)[0][position]
 
 
 def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
@@ -298,7 +371,8 @@ def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
     with lock:
         keep, units, names = loads(preamble)
         # Their values may look each other up: whichever is asked for is set first.
-        _waiting.update(((r[0], name), (r, buffers)) for r in names for name, _ in r[2])
+        _begin_records({(r[0], name): (r, buffers) for r in names for name, *_ in r[2]})
+        _waiting.update(_records)
         try:
             _take_units(keep, units, buffers)
             for record in names:
@@ -306,11 +380,18 @@ def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
             classes = [unit(uid) for uid, *_ in units]
         finally:
             _waiting.clear()
+            _begin_records({})
         if keep:  # what is not kept may be gone when the same preamble comes again
             if len(_seen) >= _SEEN_MAX:
                 del _seen[next(iter(_seen))]
             _seen[digest] = None
         return classes
+
+
+def _begin_records(records: dict[tuple[str, str], tuple[tuple[Any, ...], Sequence[Any]]]) -> None:
+    global _records
+    _records = records
+    _copies.clear()
 
 
 def _take_units(keep: bool, units: list[tuple[Any, ...]], buffers: Sequence[Any]) -> None:
@@ -332,24 +413,24 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
     A name that was never sent but exists was set by a task: it stays. Without a payload the
     caller has deleted the name.
     """
-    label, attributes, pairs, payload, first, last = record
-    for name, _ in pairs:
+    label, attributes, names, *_ = record
+    for name, *_ in names:
         _waiting.pop((label, name), None)
-    if all(held.get((label, name), (-1,))[0] == version for name, version in pairs):
+    if all(held.get((label, name), (-1,))[0] == version for name, version, _ in names):
         return
     variables = namespace(label, attributes)
-    source = (payload, list(buffers[first:last]))
     values: tuple[Any, ...] | None = None
-    for position, (name, version) in enumerate(pairs):
+    for position, (name, version, _) in enumerate(names):
         have = held.get((label, name))
         if have is not None and have[0] >= version:
             if have[0] > version:
-                _older[label, name, version] = (*source, position)
+                _older[label, name, version] = (record, buffers, position, _records)
             continue
         if values is None:
-            values = _loads(payload, source[1]) if payload else (ABSENT,)
+            values, parts = _load_names(record, buffers)
         value = values[position]
         held[label, name] = (version, value if is_definition(value) else None)
+        _parts[label, name] = (version, list(map(_hold, parts[position])))
         if have is None and not _is_callers(label, name, variables):
             continue
         if value is ABSENT:

@@ -89,6 +89,33 @@ def test_a_global_changed_by_the_caller_is_sent_again(run_script):
     """).check()
 
 
+def test_what_an_initializer_did_stays_when_more_names_are_sent(run_script):
+    run_script("""
+        import bireme
+
+        class App:
+            def __init__(self, config):
+                self.config, self.connection = config, None
+
+        config = {"n": 1}
+        app = App(config)
+
+        def connect():
+            app.connection = "open"
+
+        def work(x):
+            return app.connection
+
+        def more(x):
+            return app.connection, config["n"], app.config is config
+
+        with bireme.Pool(1, connect) as pool:
+            assert pool.map(work, [1]) == ["open"]
+            assert pool.map(more, [1]) == [("open", 1, True)]
+            assert pool.map(work, [1]) == ["open"]
+    """).check()
+
+
 def test_a_value_bound_anew_that_is_the_same_is_looked_at_once(run_script):
     run_script("""
         import bireme

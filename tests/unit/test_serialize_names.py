@@ -141,7 +141,76 @@ def test_names_that_share_an_object_share_it_in_the_worker(pair, script):
     main.rows.append("caller")
     assert pair.run(main.work, 3) == ["caller", 3]
     main.log.label = "changed"
-    assert pair.run(main.work, 4) == ["caller", 4], "both are the caller's again"
+    assert pair.run(main.work, 4) == ["caller", 3, 4], "the list has not changed in the caller"
+
+
+SHARING = """
+    class App:
+        def __init__(self, cfg): self.cfg, self.conn = cfg, None
+        def __getattr__(self, name): raise AttributeError(name)
+    cfg = {"n": 1}
+    app = App(cfg)
+    def init(): app.conn = "open"
+    def alone(): return app.conn
+    def both(): return app.conn, cfg["n"], app.cfg is cfg
+"""
+
+
+def test_a_name_that_was_sent_stays_when_another_one_shares_its_objects(pair, script):
+    main = script(SHARING)
+    pair.run(main.init)
+    assert pair.run(main.both) == ("open", 1, True)
+    assert pair.run(main.alone) == "open"
+    assert pair.run(main.both, worker=pair.start_worker()) == (None, 1, True)
+    main.cfg["n"] = 2
+    assert pair.run(main.both) == (None, 2, True), "now both have changed"
+
+
+@pytest.mark.parametrize("first", ["alone", "config"])
+def test_a_changed_name_shares_the_objects_of_those_that_stay(pair, script, first):
+    main = script(SHARING + "    def config(): cfg['worker'] = True\n")
+    pair.run(getattr(main, first))
+    pair.run(main.config)
+    pair.run(main.both)
+    main.app.label = "new"
+    assert pair.run(main.both) == (None, 1, True)
+    assert "'worker': True" in pair.worker.eval("app.cfg")
+    assert pair.run(main.both, worker=pair.start_worker()) == (None, 1, True)
+
+
+def test_objects_that_tasks_have_dropped_are_made_once_more(pair, script):
+    main = script("""
+        class Node: pass
+        node = Node()
+        node.first, node.rows, other, rows = node, [1], [node], node
+        def drop():
+            global node
+            node = "gone"
+        def work(): return node, other[0] is rows.first, rows.rows
+        rows = node
+    """)
+    pair.run(main.drop)
+    assert pair.run(main.work) == ("gone", True, [1])
+    assert pair.run(main.work) == ("gone", True, [1])
+
+
+def test_a_captured_variable_is_shared_with_a_function_that_comes_later(pair, script):
+    main = script("""
+        def make():
+            count = 0
+            def add():
+                nonlocal count
+                count += 1
+                return count
+            def read(): return count
+            return add, read
+        plus, look = make()
+        def step(): return plus()
+        def both(): return plus(), look()
+    """)
+    assert [pair.run(main.step), pair.run(main.step)] == [1, 2]
+    assert pair.run(main.both) == (3, 3)
+    assert pair.run(main.both, worker=pair.start_worker()) == (1, 1)
 
 
 def test_functions_that_share_a_captured_variable_share_it_in_the_worker(pair, script):
