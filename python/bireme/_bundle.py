@@ -9,7 +9,8 @@ Names whose values share mutable objects travel in one pickle: otherwise the pee
 copies. Those of them that were sent before, and have not changed since, come first, in pickles of
 their own; the others refer to the objects inside of them. A peer that has these keeps them, with
 all that its tasks did to them, and has the new names share them. An object that its tasks have
-dropped meanwhile is made once more, for the new names alone.
+dropped meanwhile is made once more, for the new names alone. So it is with classes, too: each is a
+pickle of its own.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class _Class:
     """The definition of one by-value class as it was sent last."""
 
     __slots__ = (
-        "attributes", "bases", "cls", "home", "moved", "needs", "skeleton", "state", "uid", "version",
-        "watch",
+        "attributes", "bases", "cls", "filling", "home", "moved", "needs", "skeleton", "stream", "turn",
+        "uid", "version", "watch",
     )  # fmt: skip
 
     def __init__(self, uid: str, cls: type) -> None:
@@ -99,8 +100,15 @@ class _Class:
         self.watch: Watch | None = None
         self.home: tuple[str, dict[str, Any], str] | None = None
         self.skeleton = b""
-        self.state: Stream
+        self.filling: list[Call] = []
+        self.stream: Stream
         self.needs = Needs()
+        self.turn = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it among all; no global has an empty name."""
+        return (self.uid, "")
 
     def update(self, rules: Rules) -> None:
         """Pickle the definition again if an attribute may have changed."""
@@ -114,17 +122,18 @@ class _Class:
         self.attributes.update(dict.fromkeys(vars(cls)))
         self.moved |= cls.__bases__ is not self.bases
         filling = [*update(cls, self.attributes, self.moved), *filling]
-        state = dump([Call(*call) for call in filling], rules, roots=(cls,))
+        self.filling = [Call(*call) for call in filling]
+        stream = dump(self.filling, rules, roots=(cls,), list_parts=not rules.returning)
         if (
             not self.version
             or skeleton.payload != self.skeleton
-            or state.fingerprint() != self.state.fingerprint()
+            or stream.fingerprint() != self.stream.fingerprint()
         ):
             self.version += 1
-        self.skeleton, self.state = skeleton.payload, state
+        self.skeleton, self.stream = skeleton.payload, stream
         self.needs = Needs()
-        for stream in (skeleton, state):
-            self.needs.update(stream.needs)
+        for part_of_it in (skeleton, stream):
+            self.needs.update(part_of_it.needs)
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
 
@@ -215,9 +224,10 @@ class Sender:
                 if uid not in classes:
                     if uid not in self._classes:
                         self._classes[uid] = _Class(uid, cls)
-                    classes[uid] = self._classes[uid]
-                    classes[uid].update(self.rules)
-                    todo.append(classes[uid].needs)
+                    item = classes[uid] = self._classes[uid]
+                    before[item.key] = item.version
+                    item.update(self.rules)
+                    todo.append(item.needs)
             for key, (space, optional) in {
                 **self._of_modules(more), **more.names, **more.changed(),
             }.items():  # fmt: skip
@@ -260,7 +270,10 @@ class Sender:
         if not classes and not names:
             return _EMPTY
         self._advance(names, before)
-        layers = [layer for group in _groups(names) for layer in _layers(group)]
+        for item in classes:
+            if item.version > before[item.key]:
+                item.turn = self._turn
+        units, layers = _layers(_groups(names), classes)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
@@ -277,16 +290,18 @@ class Sender:
             buffers.extend(stream.buffers)
             return (stream.payload, first, len(buffers))
 
-        units = [
-            (item.uid, item.version, item.home, item.skeleton, *place(item.state))
-            for item in classes
-        ]
-        records = [
-            (*_head(layer.entries, stream), *place(stream))
-            for layer in _ordered(layers, classes)
-            for stream in [self._joint(layer)]
-        ]
-        preamble = plain_dumps((not self.rules.returning, units, records), 5)
+        definitions = []
+        for item, unit in zip(classes, units, strict=True):
+            stream = unit.stream(self.rules)
+            record = (item.uid, None, _places(unit.entries, stream), *place(stream))
+            after = sorted(unit.owners() | stream.needs.references)
+            definitions.append((item.home, item.skeleton, after, record))
+        records = []
+        for layer in _ordered(layers, classes):
+            space, stream = layer.entries[0].space, layer.stream(self.rules)
+            places = _places(layer.entries, stream)
+            records.append((space.label, space.attributes, places, *place(stream)))
+        preamble = plain_dumps((not self.rules.returning, definitions, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
         content = digest(preamble + stamps)
         bundle = Bundle(_prefix(content, preamble, buffers), buffers, carries, content)
@@ -324,53 +339,100 @@ class Sender:
     def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {key: self._names[key].version for key in keys}
 
-    def _joint(self, layer: _Layer) -> Stream:
-        if len(layer.entries) == 1 and not layer.known:
-            return layer.entries[0].stream
-        values = tuple(entry.value for entry in layer.entries)
-        return dump(
-            tuple(map(large, values)), self.rules, roots=values, list_parts=True, known=layer.known
-        )
-
 
 class _Layer:
-    """Those names of a group that were sent last at the same time.
+    """What travels in one pickle: a class, or names of a group that were sent last at the same time.
 
     Attributes
     ----------
-    entries : list of _Name
-        What travels in one pickle.
+    entries : list
+        The names, or the class.
     known : dict
-        The objects in it that the names of earlier layers have, and calls that give them.
+        The objects in it that earlier layers have: themselves, and calls that give them.
     """
 
     __slots__ = ("entries", "known")
 
-    def __init__(self, entries: list[_Name], known: dict[int, tuple[Any, Any]]) -> None:
+    def __init__(self, entries: list[Any]) -> None:
         self.entries = entries
-        self.known = known
+        self.known: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+
+    def rank(self, referred: set[tuple[str, str]]) -> tuple[int, int]:
+        """Say which layer has an object that several have: the smallest.
+
+        Instances need their classes; these need the names that they refer to, and can wait.
+        """
+        first = self.entries[0]
+        if isinstance(first, _Class):
+            return (first.turn, 1)
+        return (first.turn, 2 if referred.isdisjoint(e.key for e in self.entries) else 0)
+
+    def owners(self) -> set[tuple[str, str]]:
+        """Return the keys of those that have the known objects."""
+        return {call[1][:2] for _, call in self.known.values()}
+
+    def stream(self, rules: Rules) -> Stream:
+        """Return the pickle."""
+        first = self.entries[0]
+        if len(self.entries) == 1 and not self.known:
+            alone: Stream = first.stream
+            return alone
+        if isinstance(first, _Class):
+            return dump(first.filling, rules, roots=(first.cls,), list_parts=True, known=self.known)
+        values = tuple(entry.value for entry in self.entries)
+        content = tuple(map(large, values))
+        return dump(content, rules, roots=values, list_parts=True, known=self.known)
 
 
-def _layers(group: list[_Name]) -> list[_Layer]:
-    """Divide a group by when its names changed last, the oldest first."""
-    layers: list[_Layer] = []
-    earlier: dict[int, tuple[Any, Any]] = {}
-    for turn in sorted({entry.turn for entry in group}):
-        entries = [entry for entry in group if entry.turn == turn]
-        shared = [key for entry in entries for key in entry.stream.parts if key in earlier]
-        layers.append(_Layer(entries, {key: earlier[key] for key in shared}))
-        for entry in entries:
+def _layers(groups: list[list[_Name]], classes: list[_Class]) -> tuple[list[_Layer], list[_Layer]]:
+    """Make the layers of classes and of names; say which objects they find in which others.
+
+    What was sent earlier has the objects: the peer may have it, as its tasks have left it.
+    """
+    units = [_Layer([item]) for item in classes]
+    names = [
+        _Layer([entry for entry in group if entry.turn == turn])
+        for group in groups
+        for turn in sorted({entry.turn for entry in group})
+    ]
+    entries = {entry.key: entry for layer in (*units, *names) for entry in layer.entries}
+    found: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+    referred = {key for item in classes for key in item.needs.references}
+    for layer in sorted((*units, *names), key=lambda layer: layer.rank(referred)):
+        known = [key for e in layer.entries for key in e.stream.parts if key in found]
+        layer.known = {key: found[key] for key in known}
+        if not isinstance(layer.entries[0], _Class):
+            _leave_out_circles(layer, entries)
+        for entry in layer.entries:
             for position, (key, (_, obj)) in enumerate(entry.stream.parts.items()):
-                earlier.setdefault(key, (obj, (part, (*entry.key, entry.version, position))))
-    return layers
+                found.setdefault(key, (obj, (part, (*entry.key, entry.version, position))))
+    return units, names
 
 
-def _head(entries: list[_Name], stream: Stream) -> tuple[Any, ...]:
-    """Return what the peer has to know of a pickle of names, their parts' places in it among that."""
+def _leave_out_circles(layer: _Layer, entries: dict[tuple[str, str], Any]) -> None:
+    """Have names not look for objects in what cannot be read without them (classes can be)."""
+    own = {entry.key for entry in layer.entries}
+    for owner in layer.owners():
+        seen, todo = {owner}, [owner]
+        while todo:
+            entry = entries.get(todo.pop())
+            if entry is None:
+                continue
+            needs = entry.needs if isinstance(entry, _Class) else entry.stream.needs
+            more = needs.references.union((uid, "") for uid in needs.units) - seen
+            seen |= more
+            todo += more
+        if not own.isdisjoint(seen):
+            layer.known = {k: v for k, v in layer.known.items() if v[1][1][:2] != owner}
+
+
+def _places(entries: list[Any], stream: Stream) -> list[tuple[str, int, list[int]]]:
+    """Return the names of a pickle, their versions, and where the parts of each are in its memo."""
     nowhere = (-1, None)  # what was made for another pickle, and is in none but that
-    places = [[stream.parts.get(key, nowhere)[0] for key in e.stream.parts] for e in entries]
-    names = [(e.name, e.version, at) for e, at in zip(entries, places, strict=True)]
-    return entries[0].space.label, entries[0].space.attributes, names
+    return [
+        (e.key[1], e.version, [stream.parts.get(key, nowhere)[0] for key in e.stream.parts])
+        for e in entries
+    ]
 
 
 def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:

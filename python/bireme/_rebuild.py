@@ -51,6 +51,8 @@ uids: dict[int, tuple[weakref.ref[type], str]] = {}
 kept: dict[str, type] = {}
 _unit_versions: dict[str, int] = {}
 _pending: dict[str, tuple[Any, ...]] = {}
+#: Newer definitions of classes that are here.
+_changed: dict[str, tuple[Any, ...]] = {}
 
 #: Namespaces that are not those of importable modules, and their labels.
 namespaces: dict[str, dict[str, Any]] = {}
@@ -68,6 +70,11 @@ _parts: dict[tuple[str, str], tuple[int, list[Any]]] = {}
 #: The same as `_waiting`, of all names of the preamble, and copies of their parts.
 _records: dict[tuple[str, str], tuple[tuple[Any, ...], Sequence[Any]]] = {}
 _copies: dict[tuple[str, str], list[Any]] = {}
+#: What is being read, and the classes whose content refers to that.
+_loading: set[tuple[str, str]] = set()
+_deferred: list[tuple[Any, ...]] = []
+#: Classes, by ``id``, that are not to be given what is read.
+spared: set[int] = set()
 #: (namespace label, name, version) -> a record, its buffers, the position in it, its `_records`.
 _older: dict[tuple[str, str, int], tuple[tuple[Any, ...], Sequence[Any], int, Any]] = {}
 _seen: dict[bytes, None] = {}
@@ -153,14 +160,15 @@ def _known(uid: str) -> type | None:
 
 
 def _build(record: tuple[Any, ...]) -> type:
-    keep, uid, version, home, skeleton, state, buffers = record
+    keep, home, skeleton, after, content, buffers = record
+    uid = content[0]
     make, arguments, tracker = _loads(skeleton)
     if (cls := _known(uid)) is not None:
         return cls  # a base or a metaclass refers to it, and has had it built
     cls = _tracked(tracker, make(*arguments))
     _register(uid, cls)
     _pending.pop(uid, None)
-    _unit_versions[uid] = version
+    _unit_versions[uid] = content[2][0][1]
     if keep:
         kept[uid] = cls
         if home is not None:
@@ -170,13 +178,32 @@ def _build(record: tuple[Any, ...]) -> type:
             if _is_callers(label, name, variables):
                 variables[name] = cls
                 held.setdefault((label, name), (0, cls))
+    _fill(keep, after, content, buffers)
+    return cls
+
+
+def _fill(keep: bool, after: list[tuple[str, str]], content: Any, buffers: Sequence[Any]) -> None:
+    """Give a class what it consists of, at once or when the names that it refers to have been read."""
+    if not _loading.isdisjoint(after):
+        _deferred.append((keep, after, content, buffers))
+        return
+    uid, _, [(_, version, _)], *_ = content
     try:
-        _loads(state, buffers)
+        _, [parts] = _load_record(content, buffers)
     except BaseException:  # the next payload that brings it shall not find half of it
         kept.pop(uid, None)
         _units.pop(uid, None)
         raise
-    return cls
+    if keep:
+        _parts[uid, ""] = (version, parts)
+    _fill_deferred()
+
+
+def _fill_deferred() -> None:
+    for waiting in list(_deferred):
+        if waiting in _deferred and _loading.isdisjoint(waiting[1]):
+            _deferred.remove(waiting)
+            _fill(*waiting)
 
 
 def _tracked(tracker: str, cls: type) -> type:
@@ -227,17 +254,20 @@ def _hold(value: Any) -> Any:
         return value
 
 
-def _load_names(
-    record: tuple[Any, ...], buffers: Sequence[Any]
-) -> tuple[tuple[Any, ...], list[list[Any]]]:
-    """Unpickle the values of names; give the parts of each, too."""
-    _, _, names, payload, first, last = record
+def _load_record(record: tuple[Any, ...], buffers: Sequence[Any]) -> tuple[Any, list[list[Any]]]:
+    """Unpickle the values of names, or what fills a class; give the parts of each, too."""
+    label, _, names, payload, first, last = record
     if not payload:
         return (ABSENT,), [[]]
     source = list(buffers[first:last])
-    if not any(places for *_, places in names):
-        return _loads(payload, source), [[] for _ in names]
-    values, memo = _loads(payload, source, _loads_with_memo)
+    keys = {(label, name) for name, *_ in names} - _loading
+    _loading.update(keys)
+    try:
+        if not any(places for *_, places in names):
+            return _loads(payload, source), [[] for _ in names]
+        values, memo = _loads(payload, source, _loads_with_memo)
+    finally:
+        _loading.difference_update(keys)
     return values, [[memo.get(place, ABSENT) for place in places] for *_, places in names]
 
 
@@ -251,13 +281,15 @@ def _loads_with_memo(payload: bytes, *, buffers: Sequence[Any]) -> tuple[Any, di
 
 
 def part(label: str, name: str, version: int, position: int) -> Any:
-    """Return an object that the value of a name consisted of at this version.
+    """Return an object that the value of a name, or a class, consisted of at this version.
 
     It is the one that is here, whatever tasks have made of it. If it is gone: a copy.
     """
     key = (label, name)
     with lock:
-        if (record := _waiting.get(key)) is not None:
+        if not name:
+            _bring(label)
+        elif (record := _waiting.get(key)) is not None:
             _set_names(*record)
         have, parts = _parts.get(key, (0, []))
         if have == version:
@@ -266,10 +298,20 @@ def part(label: str, name: str, version: int, position: int) -> Any:
             if found is not None and found is not ABSENT:
                 return found
         if key not in _copies:
-            record = _records[key]
-            for (other, *_), copied in zip(record[0][2], _load_names(*record)[1], strict=True):
-                _copies[label, other] = copied
+            _copy(*_records[key])
         return _copies[key][position]
+
+
+def _copy(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+    """Make the parts of what is here already once more."""
+    label, _, names, *_ = record
+    mine = {id(_known(label))} - spared
+    spared.update(mine)
+    try:
+        _, parts = _load_record(record, buffers)
+    finally:
+        spared.difference_update(mine)
+    _copies.update(((label, name), copied) for (name, *_), copied in zip(names, parts, strict=True))
 
 
 def namespace(label: str, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -358,7 +400,7 @@ def versioned(label: str, name: str, version: int) -> Any:
     record, buffers, position, records = _older[label, name, version]
     with lock:
         _begin_records(records)
-        return _load_names(record, buffers)[0][position]
+        return _load_record(record, buffers)[0][position]
 
 
 def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
@@ -371,15 +413,16 @@ def enter(digest: bytes, preamble: bytes, buffers: Sequence[Any]) -> list[type]:
     with lock:
         keep, units, names = loads(preamble)
         # Their values may look each other up: whichever is asked for is set first.
-        _begin_records({(r[0], name): (r, buffers) for r in names for name, *_ in r[2]})
-        _waiting.update(_records)
+        _waiting.update(((r[0], name), (r, buffers)) for r in names for name, *_ in r[2])
+        _begin_records({**_waiting, **{(u[3][0], ""): (u[3], buffers) for u in units}})
         try:
             _take_units(keep, units, buffers)
             for record in names:
                 _set_names(record, buffers)
-            classes = [unit(uid) for uid, *_ in units]
+            classes = [unit(u[3][0]) for u in units]
         finally:
-            _waiting.clear()
+            for table in (_waiting, _changed, _deferred):
+                table.clear()
             _begin_records({})
         if keep:  # what is not kept may be gone when the same preamble comes again
             if len(_seen) >= _SEEN_MAX:
@@ -396,15 +439,23 @@ def _begin_records(records: dict[tuple[str, str], tuple[tuple[Any, ...], Sequenc
 
 def _take_units(keep: bool, units: list[tuple[Any, ...]], buffers: Sequence[Any]) -> None:
     """Put new classes by until they are asked for; bring older ones up to date."""
-    changed = []
-    for uid, version, where, skeleton, state, first, last in units:
+    for where, skeleton, after, content in units:
+        uid, _, [(_, version, _)], *_ = content
         if _known(uid) is None:
-            _pending[uid] = (keep, uid, version, where, skeleton, state, buffers[first:last])
+            _pending[uid] = (keep, where, skeleton, after, content, buffers)
         elif keep and _unit_versions.setdefault(uid, version) < version:
             _unit_versions[uid] = version
-            changed.append((state, buffers[first:last]))
-    for source in changed:
-        _loads(*source)
+            _changed[uid] = (keep, after, content, buffers)
+    for uid in list(_changed):
+        _bring(uid)
+
+
+def _bring(uid: str) -> None:
+    """Have a class here, and up to date."""
+    if (changed := _changed.pop(uid, None)) is not None:
+        _fill(*changed)
+    else:
+        unit(uid)
 
 
 def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
@@ -427,7 +478,7 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
                 _older[label, name, version] = (record, buffers, position, _records)
             continue
         if values is None:
-            values, parts = _load_names(record, buffers)
+            values, parts = _load_record(record, buffers)
         value = values[position]
         held[label, name] = (version, value if is_definition(value) else None)
         _parts[label, name] = (version, list(map(_hold, parts[position])))
@@ -437,6 +488,7 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
             variables.pop(name, None)
         else:
             variables[name] = value
+    _fill_deferred()
 
 
 def _is_callers(label: str, name: str, variables: dict[str, Any]) -> bool:

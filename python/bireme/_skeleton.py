@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import types
 
-from bireme._rebuild import uids
+from bireme._rebuild import spared, uids
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def _new_class(
 
 def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
     """Give a class attributes, whatever its own metaclass says of setting them."""
+    if id(cls) in spared:
+        return
     for name, value in attributes.items():
         if name != "_abc_impl":
             origin.__setattr__(cls, name, value)
@@ -123,14 +125,14 @@ def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
 
 def set_bases(cls: Any, bases: tuple[type, ...]) -> None:
     """Give a class other bases than it was made with."""
-    if cls.__bases__ != bases:
+    if id(cls) not in spared and cls.__bases__ != bases:
         cls.__bases__ = bases
 
 
 def delete_attributes(cls: Any, names: list[str]) -> None:
     """Delete attributes of a class that it has no longer where it comes from."""
     for name in names:
-        if name in vars(cls):
+        if id(cls) not in spared and name in vars(cls):
             type.__delattr__(cls, name)
 
 
@@ -148,6 +150,8 @@ def fill_members(
     others : dict
         The names of the members that are found by yet other values.
     """
+    if id(cls) in spared:
+        return
     for name, (value, attributes) in members.items():
         own = vars(cls.__members__[name])
         for key in own.keys() - attributes.keys():

@@ -116,6 +116,33 @@ def test_what_an_initializer_did_stays_when_more_names_are_sent(run_script):
     """).check()
 
 
+def test_a_sentinel_of_the_script_is_the_default_of_a_method(run_script):
+    run_script("""
+        import bireme
+
+        MISSING = object()
+
+        class Options(dict):
+            def read(self, key, default=MISSING):
+                value = self.get(key, default)
+                if value is MISSING:
+                    raise KeyError(key)
+                return value
+
+        def work(key):
+            return Options(a=1).read(key)
+
+        with bireme.Pool(1) as pool:
+            assert pool.apply(work, ("a",)) == 1
+            try:
+                pool.apply(work, ("b",))
+            except KeyError:
+                pass
+            else:
+                raise AssertionError("the default is no value")
+    """).check()
+
+
 def test_a_value_bound_anew_that_is_the_same_is_looked_at_once(run_script):
     run_script("""
         import bireme
