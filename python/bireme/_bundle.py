@@ -15,6 +15,7 @@ pickle of its own.
 
 from __future__ import annotations
 
+import builtins
 import struct
 import sys
 from _blake2 import blake2b
@@ -159,7 +160,7 @@ class Bundle:
         Its large buffers; they come before those of the payload's rest.
     carries : frozenset
         The ids of classes and the (label, name) pairs that the receiver knows
-        once it has read it, those of names that nobody has ever set among them.
+        once it has read it, those of names that are not there among them.
     digest : bytes
         Stands for all of it, versions included.
     """
@@ -233,7 +234,7 @@ class Sender:
             }.items():  # fmt: skip
                 if key in names or key in absent:
                     continue
-                if key[1] not in space.variables and not self._may_have(space, key):
+                if key[1] not in space.variables and self._is_builtin(space, key):
                     absent.add(key)
                     continue
                 entry = self.entry(space, key[1])
@@ -256,9 +257,15 @@ class Sender:
             if key[0] in needs.modules
         }
 
-    def _may_have(self, space: Namespace, key: tuple[str, str]) -> bool:
-        """Say whether the peer may have a value for a name."""
-        return space.inherited is not None or key in self._names
+    def _is_builtin(self, space: Namespace, key: tuple[str, str]) -> bool:
+        """Say whether a name that is not there has always stood for the builtin.
+
+        Of others the peer is told that they are not there: its tasks may set them, and their values
+        stay until there is one here.
+        """
+        if space.inherited is not None or key in self._names:
+            return False
+        return hasattr(builtins, key[1])
 
     def _write(
         self,

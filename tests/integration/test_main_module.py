@@ -143,6 +143,25 @@ def test_a_sentinel_of_the_script_is_the_default_of_a_method(run_script):
     """).check()
 
 
+def test_the_first_value_of_the_caller_replaces_what_a_task_has_set(run_script):
+    run_script("""
+        import bireme
+
+        def put():
+            global setting
+            setting = "worker"
+
+        def read():
+            return setting
+
+        with bireme.Pool(1) as pool:
+            pool.apply(put)
+            assert pool.apply(read) == "worker"
+            setting = "caller"
+            assert pool.apply(read) == "caller"
+    """).check()
+
+
 def test_a_value_bound_anew_that_is_the_same_is_looked_at_once(run_script):
     run_script("""
         import bireme

@@ -44,6 +44,35 @@ def test_a_deleted_name_is_gone_even_if_a_task_has_set_it(pair, script):
         pair.run(main.read)
 
 
+def test_the_first_value_of_a_name_that_a_task_has_set_before(pair, script):
+    main = script("""
+        def put():
+            global CFG
+            CFG = "worker"
+        def read(): return CFG
+    """)
+    pair.run(main.put)
+    assert pair.run(main.read) == "worker"
+    main.CFG = "caller"
+    assert pair.run(main.read) == "caller"
+    pair.run(main.put)
+    assert pair.run(main.read) == "worker"
+    main.CFG = "again"
+    assert pair.run(main.read) == "again"
+
+
+def test_a_name_that_a_task_has_set_stays_when_a_new_function_names_it(pair, script):
+    main = script("""
+        def put(): globals()["CFG"] = "worker"
+        def read(): return CFG
+        def more(): return CFG
+    """)
+    pair.run(main.put)
+    assert [pair.run(main.read), pair.run(main.more)] == ["worker", "worker"]
+    main.CFG = "caller"
+    assert [pair.run(main.read), pair.run(main.more)] == ["caller", "caller"]
+
+
 def test_a_name_that_comes_after_the_function_was_sent(pair, script):
     main = script("def helper(): return later\ndef work(): return helper()")
     with pytest.raises(NameError, match="later"):
