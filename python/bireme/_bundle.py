@@ -280,16 +280,17 @@ class Sender:
         for item in classes:
             if item.version > before[item.key]:
                 item.turn = self._turn
-        units, layers = _layers(_groups(names), classes)
+        groups = _groups(names)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
-            [[(entry.key, entry.version) for entry in layer.entries] for layer in layers],
+            [[(entry.key, entry.version) for entry in group] for group in groups],
         )
         known = self._written.get(carries)
         if known is not None and known[0] == state:
             return known[1]
 
+        units, layers = _layers(groups, classes)
         buffers: list[pickle.PickleBuffer] = []
 
         def place(stream: Stream) -> tuple[bytes, int, int]:

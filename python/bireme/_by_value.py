@@ -202,7 +202,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         memo = self.memo.copy()
         entries = sorted(memo.values(), key=operator.itemgetter(0))
         # The peer's objects have dicts of their own.
-        dicts = [_dict_of(obj) for _, obj in entries]
+        dicts = [_dict_of(obj) for _, obj in entries if type(obj).__dictoffset__]
         left_out = set(map(id, dicts))
         parts = {
             id(obj): (place, obj)
@@ -473,9 +473,8 @@ def large(value: Any) -> Any:
 
 
 def _dict_of(obj: Any) -> Any:
-    """Return an object's own dict, None if it has none."""
-    kind = type(obj)
-    if not kind.__dictoffset__ or issubclass(kind, type):
+    """Return the dict of an object that is no class."""
+    if issubclass(type(obj), type):
         return None
     try:
         return object.__getattribute__(obj, "__dict__")
