@@ -56,7 +56,10 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
         Calls that fill it, in this order.
     """
     attributes: dict[str, Any] = internals._class_getstate(cls)[0]
-    attributes.pop("__slotnames__", None)  # what pickle keeps in a class that it has met
+    # What pickle, or a look at the annotations, leaves in a class is no change of it.
+    attributes.pop("__slotnames__", None)
+    if not attributes.get("__annotations__", True):
+        del attributes["__annotations__"]
     origin, bases = _origin(cls, rules)
     arguments = (origin, type(cls), cls.__name__, bases)
     last: list[Call] = []

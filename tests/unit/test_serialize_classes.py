@@ -648,3 +648,21 @@ def test_what_tasks_put_into_a_shared_object_stays_when_a_class_comes(pair, scri
     """)
     pair.run(main.register)
     assert pair.run(main.work) == (True, {"task": 1})
+
+
+def test_a_look_at_a_class_is_no_change_of_it(pair, script):
+    """What tasks have put into it stays."""
+    main = script("""
+        import copy, pickle, typing
+        class Cache:
+            data = {}
+        def work(key):
+            Cache.data[key] = 1
+            return len(Cache.data)
+        def look():
+            typing.get_type_hints(Cache), Cache.__annotations__
+            pickle.dumps(Cache()), copy.copy(Cache())
+    """)
+    assert [pair.run(main.work, key) for key in range(3)] == [1, 2, 3]
+    main.look()
+    assert [pair.run(main.work, key) for key in range(3, 6)] == [4, 5, 6]
