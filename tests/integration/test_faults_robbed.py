@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -195,7 +196,8 @@ def test_newborn_workers_that_are_ended_do_not_end_the_others(make_pool):
         while not over.wait(0.001):
             for pid in pool.worker_pids():
                 if pid != keeper and is_alive(pid):
-                    os.kill(pid, signal.SIGTERM)
+                    with suppress(ProcessLookupError):  # it has just gone
+                        os.kill(pid, signal.SIGTERM)
 
     thread = threading.Thread(target=end_all_but_the_keeper)
     thread.start()

@@ -323,7 +323,7 @@ def test_trouble_with_a_stream_of_the_caller_concerns_no_result(run_script):
 
 
 _WAITING_STREAM = """
-    import logging, sys, threading
+    import logging, sys, threading, time
     import bireme
 
     def say(how, word):
@@ -394,6 +394,8 @@ _WAITING_STREAM = """
         with bireme.Pool(2) as pool:
             assert pool.apply(say, (how, "first")) == "first"
             assert pool.apply(say, (how, "wait")) == "wait"
+            while "wait" not in stream.lines:  # the result may come before it
+                time.sleep(0.01)
             for word in map(str, range(20)):
                 assert pool.apply(say, (how, word)) == word
                 assert stream.lines[-1] == word
