@@ -16,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The template prepares more when nothing was asked for so long, or after so many forks.
-_REST_S = 0.05
+# After so many forks the template prepares more for those to come.
 _MANY = 4
 # How long a thread that a preloaded module started may take to end.
 _THREADS_END_S = 1.0
@@ -34,7 +33,7 @@ def main(preload: Sequence[str] = (), path: Sequence[str] = (), start: str = "te
     _speak_up(host.take_stderr())
     gc.collect()
     gc.freeze()  # what is here now is shared with every worker: do not let the collector touch it
-    prepared, forks = False, 0
+    forks = 0
     while host.next():
         hindrance = hindrance or _threads_in_the_way(starters or preload)
         if hindrance:
@@ -49,14 +48,13 @@ def main(preload: Sequence[str] = (), path: Sequence[str] = (), start: str = "te
             worker.main(host.take_birth(), start)
         host.forked(pid, 0)
         forks += 1
-        if not prepared and (forks > _MANY or host.rests(_REST_S)):
-            prepared = True
+        if forks == _MANY:
             _prepare_more()
     os._exit(0)
 
 
 def _prepare_more() -> None:
-    """Import what many workers will need, once the first ones are there and nobody waits, or many come."""
+    """Import what many workers will need: few do not make up for the memory."""
     from bireme import _logs  # noqa: F401
 
     gc.collect()

@@ -8,7 +8,6 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// What a worker is born with; consumed by `Worker`.
 #[pyclass(frozen, module = "bireme._core")]
@@ -112,12 +111,6 @@ impl TemplateHost {
     /// In the parent: the worker was forked (`pid`), or not (`errno`).
     fn forked(&self, pid: Option<i32>, errno: i32) -> PyResult<()> {
         self.with(|host| host.forked(pid.ok_or(errno)))
-    }
-
-    /// Whether nothing is to be done, now and for some seconds.
-    fn rests(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-        let patience = Duration::from_secs_f64(seconds);
-        py.detach(|| self.with(|host| host.rests(patience)))
     }
 
     /// No fork will ever be made, for the reason `why`: the client is told, and it is time to leave.

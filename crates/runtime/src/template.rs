@@ -107,11 +107,6 @@ impl Host {
         }
     }
 
-    /// Whether nothing is to be done, now and for `patience`.
-    pub fn rests(&self, patience: Duration) -> bool {
-        process::poll(&self.sources(), Some(patience)).is_ok_and(|ready| !ready.contains(&true))
-    }
-
     /// Whatever may become readable: the client, the main socket, those of the pools, processes.
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.client.as_fd(), self.main.as_fd()];
