@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bireme._rebuild import ABSENT
 from bireme._rules import MAIN
+from bireme._weak import Weak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -87,12 +88,6 @@ _MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_",
 _FIXED: Final = frozenset({"_fields", "_field_defaults", "_fields_"})
 #: The flag of classes made by Python code, and of some made in C.
 HEAP_TYPE: Final = 1 << 9
-
-
-class _Weakly(weakref.ref[Any]):
-    """A weak reference of ours: a value that is seen may be one, too."""
-
-    __slots__ = ()
 
 
 #: What a function consists of: `get_referents` gives it, too, but also what may keep the function.
@@ -235,7 +230,7 @@ class Watch:
             if fn is None:
                 continue
             now = contents(fn.__closure__[index])  # type: ignore[index]
-            if type(value) is _Weakly:
+            if type(value) is Weak:
                 value = value()
             if now is not value and not _equal(now, value):
                 return False
@@ -308,7 +303,7 @@ class Watch:
         for index, cell in enumerate(fn.__closure__ or ()):
             value = contents(cell)
             # It may be the function itself.
-            kept = _Weakly(value) if type(value) is types.FunctionType else value
+            kept = Weak(value) if type(value) is types.FunctionType else value
             self._cells.append((held, index, kept))
             # What the standard library's decorators keep in special methods (a
             # dataclass's `__repr__` has a set) is scratch space, not input.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 
+from bireme import _weak
 from bireme._rebuild import ABSENT
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
@@ -32,20 +32,14 @@ class Inherited:
 
     def __init__(self) -> None:
         self.variables: dict[str, Any] = vars(sys.modules["__main__"])
-        self._values = {name: _hold(value) for name, value in list(self.variables.items())}
+        self._values = {name: _weak.hold(value) for name, value in list(self.variables.items())}
         self._changed: set[str] = set()
 
     def has(self, name: str, value: Any) -> bool:
         """Say whether every worker has just this value (or `ABSENT`) under a name."""
         if name in self._changed:
             return False
-        held = self._values.get(name, ABSENT)
-        if type(held) is _Held:
-            held = held()
-            known = held is value and held is not None  # None: it is gone
-        else:
-            known = held is value
-        if known:
+        if _weak.held(self._values.get(name, ABSENT)) is value:
             return True
         self._changed.add(name)
         self._values.pop(name, None)
@@ -55,19 +49,6 @@ class Inherited:
         """Take in that a worker will be forked now: it has the names as they are now."""
         for name in {*self._values, *self.variables}:
             self.has(name, self.variables.get(name, ABSENT))
-
-
-class _Held(weakref.ref["Any"]):
-    """A weak reference of ours: a value of the caller's may be one, too."""
-
-    __slots__ = ()
-
-
-def _hold(value: Any) -> Any:
-    try:
-        return _Held(value)
-    except TypeError:
-        return value
 
 
 def imports_main(preparation: dict[str, Any]) -> bool:

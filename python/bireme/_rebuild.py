@@ -29,6 +29,8 @@ from _io import BytesIO
 from _pickle import Unpickler, loads
 from _thread import RLock
 
+from bireme import _weak
+
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,20 +242,6 @@ def _missing(error: NameError) -> tuple[tuple[Any, ...], Sequence[Any]] | None:
     return _waiting.get((label, error.name or ""))
 
 
-class _Weak(weakref.ref["Any"]):
-    """A weak reference of ours: a part may be one, too."""
-
-    __slots__ = ()
-
-
-def _hold(value: Any) -> Any:
-    """Hold an object weakly, if that is possible: what a task drops shall be gone."""
-    try:
-        return _Weak(value)
-    except TypeError:
-        return value
-
-
 def _load_record(record: tuple[Any, ...], buffers: Sequence[Any]) -> tuple[Any, list[list[Any]]]:
     """Unpickle the values of names, or what fills a class; give the parts of each, too."""
     label, _, names, payload, first, last = record
@@ -293,9 +281,8 @@ def part(label: str, name: str, version: int, position: int) -> Any:
             _set_names(*record)
         have, parts = _parts.get(key, (0, []))
         if have == version:
-            found = parts[position]
-            found = found() if type(found) is _Weak else found
-            if found is not None and found is not ABSENT:
+            found = _weak.held(parts[position])
+            if found is not _weak.GONE and found is not ABSENT:
                 return found
         if key not in _copies:
             _copy(*_records[key])
@@ -481,7 +468,8 @@ def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
             values, parts = _load_record(record, buffers)
         value = values[position]
         held[label, name] = (version, value if is_definition(value) else None)
-        _parts[label, name] = (version, list(map(_hold, parts[position])))
+        # Weakly: what a task drops shall be gone.
+        _parts[label, name] = (version, list(map(_weak.hold, parts[position])))
         if have is None and not _is_callers(label, name, variables):
             continue
         if value is ABSENT:

@@ -16,6 +16,8 @@ mod lines;
 pub mod message;
 pub mod parcel;
 mod parts;
+mod received;
+mod share;
 pub mod task;
 pub mod template;
 pub mod watchdog;

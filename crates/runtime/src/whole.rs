@@ -6,7 +6,7 @@
 //! released with that view and never before what forked children see. What a worker does not
 //! release because it died is not used again; the kernel frees it with the last mapping.
 
-use crate::worker::Share;
+use crate::share::Share;
 use bireme_shm::arena::{ArenaError, Budget};
 use bireme_shm::os::{memory, process};
 use bireme_shm::segment::{HEADER_BYTES, Segment, TICKETS};

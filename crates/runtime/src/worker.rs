@@ -7,22 +7,23 @@ use crate::birth::Birth;
 use crate::family::Family;
 use crate::message::{BirthOrder, Message};
 use crate::parts;
+use crate::received::{Arrival, Received};
+use crate::share::Share;
 use crate::watchdog;
-use bireme_shm::arena::{Arena, ArenaError, Block, Budget};
+use bireme_shm::arena::{Arena, ArenaError, Block};
 use bireme_shm::control::{Control, Location, Slot, order, result_flag, row_flag};
 use bireme_shm::fail::{self, Point};
 use bireme_shm::lease::{self, Lease};
 use bireme_shm::os::process;
 use bireme_shm::os::socket;
 use bireme_shm::park;
-use bireme_shm::prim::{AtomicU64, Ordering};
+use bireme_shm::prim::Ordering;
 use bireme_shm::queue::{self, SlotRef};
 use bireme_shm::segment::Segment;
 use bireme_shm::view::View;
 use bireme_shm::word::{State, Word};
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,55 +31,8 @@ use std::time::Duration;
 const SPIN_ROUNDS: u32 = 3_000;
 /// Rounds after which a spinning worker looks whether it takes a core from others: some microseconds.
 const SHORT_SPIN: u32 = 128;
-/// How long a worker waits for a segment that a task names.
-const SEGMENT_PATIENCE: Duration = Duration::from_secs(10);
-/// How long it waits before it looks for signals.
-const ARRIVAL_SLICE: Duration = Duration::from_millis(100);
 /// Idle time after which a worker gives its free memory back.
 pub const TRIM_AFTER: Duration = Duration::from_secs(5);
-
-/// Counts a process's memory in the one word that only it writes.
-///
-/// There is no word for the pool, which a death could leave wrong: whoever asks adds them up.
-#[derive(Debug)]
-pub struct Share {
-    control: Arc<Control>,
-    /// The worker's row; `None` for the client.
-    row: Option<usize>,
-}
-
-impl Share {
-    /// The client's share.
-    pub fn of_client(control: Arc<Control>) -> Self {
-        Self { control, row: None }
-    }
-
-    fn word(&self) -> &AtomicU64 {
-        match self.row {
-            Some(row) => &self.control.row(row).arena_bytes,
-            None => &self.control.header().client_bytes.0,
-        }
-    }
-}
-
-impl Budget for Share {
-    fn grow(&self, bytes: u64) -> Result<(), (u64, u64)> {
-        fail::point(Point::ArenaCount);
-        // SYNC(budget): counted, then added up, both sequentially consistent: of two that grow at
-        // the same time at least one sees the other, so that together they never pass the limit.
-        self.word().fetch_add(bytes, Ordering::SeqCst);
-        let used = self.control.arena_bytes();
-        let limit = self.control.header().arena_limit.0.load(Ordering::Relaxed); // RELAXED: written once
-        if used > limit {
-            self.shrink(bytes);
-            return Err((used.saturating_sub(bytes), limit));
-        }
-        Ok(())
-    }
-    fn shrink(&self, bytes: u64) {
-        self.word().fetch_sub(bytes, Ordering::SeqCst);
-    }
-}
 
 /// What an idle worker should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,13 +86,7 @@ pub struct Worker {
     socket: Arc<OwnedFd>,
     bell: OwnedFd,
     arena: Arena<Share>,
-    segments: HashMap<u32, Arc<Segment>>,
-    /// Of shared segments: let go when nobody will name them and their last view is gone.
-    leases: HashMap<u32, Arc<Lease>>,
-    /// Segments that there was no memory to map for, with the ticket of a shared one.
-    unmapped: HashMap<u32, (OwnedFd, Option<u32>)>,
-    /// Segments that will not be named again, since [`Worker::take_forgotten`].
-    forgotten: Vec<u32>,
+    received: Received,
     claims: u32,
     flags: u32,
     family: Family,
@@ -157,34 +105,6 @@ fn send_now(socket: &OwnedFd, packet: &[u8]) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// A segment that a task names is under way. Waiting for it needs nothing of the worker, which others may use.
-#[derive(Debug)]
-pub struct Arrival {
-    id: u32,
-    /// The control socket; `None` without a descriptor to be had for it.
-    socket: Option<OwnedFd>,
-    deadline_ns: u64,
-}
-
-impl Arrival {
-    /// Wait a little for messages.
-    ///
-    /// # Errors
-    /// `TimedOut` once it has been awaited for long.
-    pub fn wait(&self) -> io::Result<()> {
-        if process::now_ns() > self.deadline_ns {
-            let story = format!("segment {} did not arrive", self.id);
-            return Err(io::Error::new(io::ErrorKind::TimedOut, story));
-        }
-        if let Some(socket) = &self.socket {
-            process::poll(&[socket.as_fd()], Some(ARRIVAL_SLICE))?;
-        } else {
-            process::pause(ARRIVAL_SLICE / 10);
-        }
-        Ok(())
     }
 }
 
@@ -225,10 +145,7 @@ impl Worker {
         fail::point(Point::BirthAttach);
         let control = Arc::new(Control::attach(control)?);
         let row = order.row as usize;
-        let share = Share {
-            control: Arc::clone(&control),
-            row: Some(row),
-        };
+        let share = Share::of_worker(Arc::clone(&control), row);
         // Ids below 1 << 12 are the client's; each birth has 4096 of its own.
         let arena = Arena::new((order.serial & 0xf_ffff) << 12, share);
         let worker = Self {
@@ -242,10 +159,7 @@ impl Worker {
             given_up: Vec::new(),
             bell,
             arena,
-            segments: HashMap::new(),
-            leases: HashMap::new(),
-            unmapped: HashMap::new(),
-            forgotten: Vec::new(),
+            received: Received::default(),
             claims: 0,
             flags: 0,
             family: Family::default(),
@@ -355,7 +269,7 @@ impl Worker {
 
     /// Segments that will not be named again: what was made of their bytes may go.
     pub fn take_forgotten(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.forgotten)
+        self.received.take_forgotten()
     }
 
     fn leave(&self) -> Next {
@@ -460,28 +374,25 @@ impl Worker {
     }
 
     /// The segment with this id, if it has arrived.
+    ///
+    /// # Errors
+    /// There is no memory or descriptor to see it with. The next call tries again.
     pub fn segment(&mut self, id: u32) -> io::Result<Option<Arc<Segment>>> {
-        if !self.segments.contains_key(&id) {
-            if let Some((fd, ticket)) = self.unmapped.remove(&id) {
-                self.map(id, fd, ticket)?;
-            }
+        if !self.received.has(id) {
+            self.received.map_again(id)?;
             self.read_socket()?;
         }
-        Ok(self.segments.get(&id).map(Arc::clone))
+        Ok(self.received.segment(id))
     }
 
     /// What to wait with until [`segment`](Self::segment) is asked again.
     pub fn arrival(&self, id: u32) -> Arrival {
-        Arrival {
-            id,
-            socket: self.socket.try_clone().ok(),
-            deadline_ns: process::now_ns() + SEGMENT_PATIENCE.as_nanos() as u64,
-        }
+        Arrival::new(id, &self.socket)
     }
 
     /// The hold on a shared segment, for whoever keeps a view of it.
     pub fn lease(&self, id: u32) -> Option<Arc<Lease>> {
-        self.leases.get(&id).map(Arc::clone)
+        self.received.lease(id)
     }
 
     /// Handle waiting messages.
@@ -492,17 +403,13 @@ impl Worker {
                 Ok((0, _)) => watchdog::give_up(),
                 Ok((len, mut fds)) => match Message::decode(&buffer[..len]) {
                     Some(Message::Segment(id)) if fds.len() == 1 => {
-                        self.map(id, fds.pop().expect("one"), None)?;
+                        self.received.map(id, fds.pop().expect("one"), None)?;
                     }
                     Some(Message::Whole { id, ticket }) if fds.len() == 1 => {
-                        self.map(id, fds.pop().expect("one"), Some(ticket))?;
+                        self.received
+                            .map(id, fds.pop().expect("one"), Some(ticket))?;
                     }
-                    Some(Message::Forget(id)) => {
-                        self.unmapped.remove(&id);
-                        self.segments.remove(&id);
-                        self.leases.remove(&id);
-                        self.forgotten.push(id);
-                    }
+                    Some(Message::Forget(id)) => self.received.forget(id),
                     _ => {} // not for us: a newer client may say more
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -516,25 +423,6 @@ impl Worker {
     /// Their numbers may be those of a user's files by now. Such a worker writes to none of them, and leaves.
     pub fn look_for_robbery(&mut self) {
         self.robbed = self.robbed || socket::inode(&self.socket) != self.socket_inode;
-    }
-
-    /// Map a segment that has arrived; without memory for it, the next task that names it tries again.
-    fn map(&mut self, id: u32, fd: OwnedFd, ticket: Option<u32>) -> io::Result<()> {
-        fail::point(Point::SegmentAttach);
-        let spare = fd.try_clone();
-        let segment = match Segment::attach(id, fd) {
-            Ok(segment) => Arc::new(segment),
-            Err(error) => {
-                self.unmapped.insert(id, (spare?, ticket));
-                return Err(error);
-            }
-        };
-        if let Some(ticket) = ticket {
-            let lease = Lease::new(Arc::clone(&segment), ticket);
-            self.leases.insert(id, Arc::new(lease));
-        }
-        self.segments.insert(id, segment);
-        Ok(())
     }
 
     /// Say that nobody stays behind, if so. No process may be started after this.

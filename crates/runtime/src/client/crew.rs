@@ -1,6 +1,7 @@
 //! The crew's decisions carried out: births, the template, the end.
 
-use super::state::{Letter, State, Worker};
+use super::state::State;
+use super::worker::{Letter, Worker};
 use super::{Shared, Start, Ticket};
 use crate::birth::Birth;
 use crate::certificate::STORY_BYTES;

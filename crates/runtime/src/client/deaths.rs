@@ -1,6 +1,7 @@
 //! Deaths: the certificate of a worker that has ended, and what it leaves behind.
 
-use super::state::{Inflight, State, Worker};
+use super::state::{Inflight, State};
+use super::worker::Worker;
 use super::{Shared, Start, Ticket};
 use crate::certificate::{Certificate, read_story};
 use crate::limits;

@@ -11,15 +11,17 @@ mod events;
 mod served;
 mod standstill;
 mod state;
+mod statistics;
 mod supervisor;
+mod worker;
 
 pub use events::Event;
-pub use state::Statistics;
+pub use statistics::Statistics;
 pub use supervisor::{fork_begins, fork_is_over, forking};
 
 use crate::birth::Birth;
+use crate::share::Share;
 use crate::task::{Blob, Broken, Completion, Lent, Payload, Task, Whole};
-use crate::worker::Share;
 use bireme_sched::{Crew, CrewConfig};
 use bireme_shm::arena::{Arena, ArenaError};
 use bireme_shm::control::Control;
@@ -28,12 +30,13 @@ use bireme_shm::park::{self, Wish};
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering, fence, spin_hint};
 use bireme_shm::queue::{self, SlotRef};
 use bireme_shm::segment::Segment;
-use state::{Letter, State, Worker};
+use state::State;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use worker::{Letter, Worker};
 
 /// Task slots of a pool: what workers can take without the client's help.
 const SLOTS: usize = 2048;

@@ -1,18 +1,17 @@
 //! What the client knows, and the moves between its tables and the slots.
 
 use super::events::Events;
+use super::statistics::Statistics;
+use super::worker::{Letter, Worker};
 use super::{Shared, Ticket};
-use crate::lines::Lines;
-use crate::message::{Ended, Message};
-use crate::parts::Parts;
+use crate::share::Share;
 use crate::task::{Broken, Completion, Data, Outcome, Payload, ResultBlock, StopReason, Task};
 use crate::whole::Wholes;
-use crate::worker::Share;
 use bireme_sched::{Attempt, Crew, Fate, Ladder, plan};
 use bireme_shm::arena::Arena;
 use bireme_shm::control::{Control, Location, result_flag, row_flag};
 use bireme_shm::lease::Lease;
-use bireme_shm::os::{process, socket};
+use bireme_shm::os::process;
 use bireme_shm::park;
 use bireme_shm::prim::Ordering;
 use bireme_shm::queue::{self, SlotRef};
@@ -22,35 +21,6 @@ use bireme_shm::word::{State as SlotState, Word};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, MutexGuard, PoisonError};
-
-/// Figures of a pool since its start.
-#[derive(Clone, Debug, Default)]
-pub struct Statistics {
-    /// Tasks (chunks, single calls) that ended.
-    pub tasks: u64,
-    /// Items that ran.
-    pub items: u64,
-    /// Nanoseconds that workers spent in tasks.
-    pub busy_ns: u64,
-    /// Bytes of arguments and functions sent.
-    pub bytes_sent: u64,
-    /// Bytes of results received.
-    pub bytes_received: u64,
-    /// Bytes of shared memory that hold payloads, used or warm.
-    pub arena_bytes: u64,
-    /// Blocks of arguments that someone still sees.
-    pub argument_blocks: u64,
-    /// Workers that died without having been asked to.
-    pub deaths: u64,
-    /// Workers born and ready.
-    pub births: u64,
-    /// Time from the order to the ready message of the last birth, in nanoseconds.
-    pub last_birth_ns: u64,
-    /// Tasks that have not ended.
-    pub outstanding: u64,
-    /// Tasks run again after a death.
-    pub retried: u64,
-}
 
 /// A task that has not ended.
 pub(super) struct Inflight<T> {
@@ -66,98 +36,6 @@ pub(super) struct Inflight<T> {
 pub(super) struct Stop {
     pub(super) reason: StopReason,
     pub(super) ladder: Ladder,
-}
-
-/// A worker as the client knows it.
-pub(super) struct Worker {
-    pub(super) serial: u32,
-    pub(super) ordered_ns: u64,
-    pub(super) pid: i32,
-    /// When its template died without having told of it: it may live, and its socket tells its end.
-    pub(super) ghost_since_ns: Option<u64>,
-    /// The connection to the template that was asked for it, and reaps it.
-    pub(super) template: Option<Arc<OwnedFd>>,
-    pub(super) pidfd: Option<Arc<OwnedFd>>,
-    /// When it said that tasks may come.
-    pub(super) ready_ns: Option<u64>,
-    pub(super) initializer_failed: bool,
-    /// When its control socket closed: it is ending, or it has become another program.
-    pub(super) deaf_since_ns: Option<u64>,
-    /// When its descriptor told its end. It is buried once its certificate is there, or not awaited any more.
-    pub(super) dead_since_ns: Option<u64>,
-    /// Long messages that it has not finished.
-    pub(super) parts: Parts,
-    /// The program that it has become.
-    pub(super) became: Option<String>,
-    pub(super) socket: Arc<OwnedFd>,
-    /// The number of the socket's other end, which only it and its forks hold.
-    pub(super) peer_inode: u64,
-    /// When it started, in clock ticks.
-    pub(super) started: Option<u64>,
-    /// Its standard output and error, until it closes them.
-    pub(super) streams: [(Option<Arc<OwnedFd>>, Lines); 2],
-    pub(super) story: OwnedFd,
-    pub(super) outbox: VecDeque<Letter>,
-    pub(super) ended: Option<Ended>,
-    /// Its descendants when last seen, with their start times; kept where no template adopts orphans.
-    pub(super) family: Vec<(i32, u64)>,
-}
-
-impl Worker {
-    /// Whether it is ordered, and its birth is still to be told.
-    pub(super) fn is_unborn(&self) -> bool {
-        self.pid == 0 && self.ghost_since_ns.is_none()
-    }
-
-    /// Send a message now, or when the socket has room again. `false` if there is no need any more:
-    /// what it is about was not sent either.
-    pub(super) fn post(&mut self, letter: Letter) -> bool {
-        if let Letter::Forget(id) = letter {
-            let unsent = |waiting: &Letter| matches!(waiting, Letter::Whole(segment, _) if segment.id() == id);
-            if let Some(place) = self.outbox.iter().position(unsent) {
-                self.outbox.remove(place);
-                return false;
-            }
-        }
-        self.outbox.push_back(letter);
-        self.flush_outbox();
-        true
-    }
-
-    pub(super) fn flush_outbox(&mut self) {
-        while let Some(letter) = self.outbox.front() {
-            let sent = match letter {
-                Letter::Segment(segment) => {
-                    let message = Message::Segment(segment.id());
-                    socket::send(&self.socket, &message.encode(), &[segment.fd()])
-                }
-                Letter::Whole(segment, ticket) => {
-                    let message = Message::Whole {
-                        id: segment.id(),
-                        ticket: *ticket,
-                    };
-                    socket::send(&self.socket, &message.encode(), &[segment.fd()])
-                }
-                Letter::Forget(id) => {
-                    socket::send(&self.socket, &Message::Forget(*id).encode(), &[])
-                }
-            };
-            match sent {
-                Err(error) if socket::may_pass(&error) => return, // the next tick tries again
-                _ => drop(self.outbox.pop_front()),
-            }
-        }
-    }
-}
-
-/// What the client writes to a worker that lives.
-pub(super) enum Letter {
-    /// Here is a segment.
-    Segment(Arc<Segment>),
-    /// Here is a shared segment, and the ticket by which to let go of it.
-    Whole(Arc<Segment>, u32),
-    /// The shared segment with this id will not be named again.
-    Forget(u32),
 }
 
 /// Everything behind the client's lock.
@@ -583,23 +461,6 @@ impl<T: Ticket> Shared<T> {
 
     pub(super) fn state_has_news(&self) -> bool {
         self.news.load(Ordering::Acquire)
-    }
-
-    pub(super) fn statistics(&self) -> Statistics {
-        let mut state = self.state();
-        let mut figures = state.statistics.clone();
-        let rows = (0..self.control.rows()).map(|row| self.control.row(row));
-        for row in rows {
-            figures.items += row.items.load(Ordering::Relaxed); // RELAXED, both: figures
-            figures.busy_ns += row.busy_ns.load(Ordering::Relaxed);
-        }
-        figures.arena_bytes = self.control.arena_bytes();
-        figures.argument_blocks = state.arena.blocks_in_use() as u64;
-        let crew = state.crew.statistics();
-        figures.deaths = crew.deaths;
-        figures.births = crew.births;
-        figures.outstanding = state.outstanding as u64;
-        figures
     }
 }
 

@@ -3,7 +3,8 @@
 //! Deaths, births, output, time limits, the backlog. It never takes the interpreter's
 //! lock and blocks all signals. It sleeps without a limit while nothing is outstanding.
 
-use super::state::{State, Worker};
+use super::state::State;
+use super::worker::Worker;
 use super::{Shared, Ticket};
 use bireme_sched::Event;
 use bireme_shm::lease;
