@@ -289,6 +289,13 @@ class Remote:
             f"workers are killed while they start, by {culprits}: {story}; the pool goes on trying"
         )
 
+    def killed_idle(self, story: str) -> BaseException:
+        """Make the exception for a pool whose workers are killed before their first task."""
+        return self._nobody_lives(
+            "workers are killed as soon as they are ready, before any task, by another process or the "
+            f"kernel: {story}; the pool goes on trying"
+        )
+
     def workers_die(self, story: str) -> BaseException:
         """Make the exception for a pool whose workers die before their first task."""
         return self._nobody_lives(

@@ -66,7 +66,7 @@ def work_on_bytes(ledger: str, index: int, block: bytes) -> tuple[int, int, byte
 class Killer:
     """Ends a random worker of a pool about every `interval` seconds until told to stop.
 
-    It holds its fire while worker after worker has died unborn: a pool gives up after eight of them.
+    It holds its fire while nothing is done: after eight deaths in a row a pool gives up what waits.
     """
 
     pool: bireme.Pool
@@ -82,10 +82,10 @@ class Killer:
 
     def _run(self) -> None:
         dice = random.Random(self.seed)
-        births, mercy = 0, _MERCY
+        items, mercy = 0, _MERCY
         while not self._stop.wait(dice.expovariate(1 / self.interval)):
-            if (born := self.pool.statistics()["births"]) != births:
-                births, mercy = born, _MERCY
+            if (done := self.pool.statistics()["items"]) != items:
+                items, mercy = done, _MERCY
             pids = self.pool.worker_pids()
             if mercy and pids and kill_descendant(dice.choice(pids)):
                 self.deaths += 1

@@ -390,6 +390,7 @@ pub(crate) fn abandoned<'py>(
         }
         Broken::InitializerDied(why) => errors.call_method1("initializer_died", (why,)),
         Broken::KilledUnborn(why) => errors.call_method1("killed_unborn", (why,)),
+        Broken::KilledIdle(why) => errors.call_method1("killed_idle", (why,)),
         Broken::WorkersDie(why) => errors.call_method1("workers_die", (why,)),
         Broken::CannotStart(why) => errors.call_method1("cannot_start", (why,)),
         Broken::Template(why) => errors.call_method1("template_failed", (why,)),

@@ -242,6 +242,8 @@ pub enum Broken {
     InitializerDied(String),
     /// Workers are killed before they are ready: the last words of the last one.
     KilledUnborn(String),
+    /// Workers are killed as soon as they are ready: the last words of the last one.
+    KilledIdle(String),
     /// Workers die as soon as they are ready: the last words of the last one.
     WorkersDie(String),
     /// Workers cannot be started: what the system or their last words said.

@@ -22,7 +22,8 @@
 //!   worker lives that takes tasks: then each next one is started after a pause (as below).
 //! - *Workers die as soon as they are ready*, before they ran anything. From the second one in a row
 //!   on, the next is started after a pause (as below), and `max_birth_failures` break the crew,
-//!   unless a worker lives that was ready before the first of them.
+//!   unless a worker lives that was ready before the first of them. Where somebody kills them the
+//!   crew does not break: from then on each death gives up the tasks that wait.
 //! - *The system refuses a process, somebody kills one that is being born, or the template is lost again.*
 //!   All three are matters of supply, which may come back: they never break the crew. They are retried after a pause
 //!   that doubles from 10 ms to 1 s. Once `max_birth_failures` rounds failed in a row and no worker is left, the crew

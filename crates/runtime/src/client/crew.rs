@@ -472,6 +472,7 @@ fn why_starved<T>(state: &mut State<T>, reason: Shortage) -> Broken {
     let last_death = state.last_death.clone();
     match (reason, state.template_fate.take()) {
         (Shortage::Killed, _) => Broken::KilledUnborn(last_death),
+        (Shortage::KilledIdle, _) => Broken::KilledIdle(last_death),
         (Shortage::Template, Some(fate)) => Broken::Template(fate),
         (Shortage::Template | Shortage::Resource, _) => Broken::CannotStart(last_death),
     }

@@ -156,7 +156,11 @@ impl<T: Ticket> Shared<T> {
             },
             _ if unserved => Event::Died {
                 row,
-                cause: Cause::Unserved,
+                cause: if is_from_outside(status) && oom_now == oom_before {
+                    Cause::Killed
+                } else {
+                    Cause::Unserved
+                },
             },
             code if code >= 0 => Event::Died {
                 row,

@@ -86,21 +86,22 @@ impl Crew {
                 match cause {
                     _ if self.is_ending() => {}
                     Cause::Retired => self.totals.retirements += 1,
-                    Cause::Exited(_) | Cause::Signalled(_) | Cause::Unserved => {
+                    Cause::Exited(_) | Cause::Signalled(_) | Cause::Unserved | Cause::Killed => {
                         self.totals.deaths += 1;
                     }
                 }
                 self.bury(row, actions);
-                self.count_unserved(cause == Cause::Unserved, actions);
+                self.count_unserved(cause, actions);
             }
             RowState::Empty | RowState::Held | RowState::Dead => {}
         }
     }
 
     /// Counts deaths of workers that did nothing, in a row. The first is answered at once, as any
-    /// death; then there are pauses, and an end, unless a worker lives that saw the whole row.
-    fn count_unserved(&mut self, unserved: bool, actions: &mut Vec<Action>) {
-        if !unserved {
+    /// death; then there are pauses, and an end, unless a worker lives that saw the whole row: of
+    /// the crew, or where somebody kills them, of the patience with which tasks wait.
+    fn count_unserved(&mut self, cause: Cause, actions: &mut Vec<Action>) {
+        if !matches!(cause, Cause::Unserved | Cause::Killed) {
             self.unserved = 0;
             self.seniority.fill(0);
             return;
@@ -110,9 +111,17 @@ impl Crew {
         let elder = rows.any(|(state, since)| {
             matches!(state, RowState::Ready | RowState::Retiring) && *since == 0
         });
-        if self.unserved >= self.max_birth_failures && !elder {
+        let hopeless = self.unserved >= self.max_birth_failures && !elder;
+        if hopeless && cause == Cause::Unserved {
             self.break_off(BreakReason::Unserved, actions);
-        } else if self.unserved > 1 && !self.is_ending() {
+        }
+        if self.is_ending() {
+            return;
+        }
+        if hopeless {
+            actions.push(Action::Starve(Shortage::KilledIdle));
+        }
+        if hopeless || self.unserved > 1 {
             self.backoff.arm();
         }
     }

@@ -82,6 +82,8 @@ pub enum Cause {
     Signalled(i32),
     /// It ended, unasked, soon after it became ready and before it had run or finished any task.
     Unserved,
+    /// So did it, but somebody else may have ended it.
+    Killed,
     /// It left as agreed.
     Retired,
 }
@@ -150,6 +152,8 @@ pub enum Shortage {
     Resource,
     /// Worker after worker is killed before it is ready.
     Killed,
+    /// Worker after worker is killed as soon as it is ready.
+    KilledIdle,
     /// Template after template is lost.
     Template,
 }

@@ -447,6 +447,24 @@ fn three_ready_workers_that_did_nothing_break_it() {
 }
 
 #[test]
+fn three_ready_workers_that_somebody_killed_cost_the_waiting_tasks_only() {
+    let mut crew = serving(1, 1);
+    let repair = [Action::Repair { row: 0 }];
+    let starve = Action::Starve(Shortage::KilledIdle);
+    assert_eq!(replace(&mut crew, 0, Cause::Killed), repair);
+    assert_eq!(replace(&mut crew, 0, Cause::Killed), repair);
+    for _ in 0..10 {
+        assert_eq!(
+            replace(&mut crew, 0, Cause::Killed),
+            [Action::Repair { row: 0 }, starve]
+        );
+    }
+    assert_eq!(replace(&mut crew, 0, KILLED), repair, "this one had worked");
+    assert_eq!(replace(&mut crew, 0, Cause::Killed), repair);
+    assert_eq!(crew.phase(), Phase::Serving);
+}
+
+#[test]
 fn who_did_nothing_is_replaced_at_once_the_first_time_then_after_pauses() {
     let mut crew = serving(1, 1);
     for pauses in [false, true] {

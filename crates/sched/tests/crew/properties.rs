@@ -29,6 +29,7 @@ fn events() -> impl Strategy<Value = Event> {
         Just(Cause::Retired),
         Just(Cause::Exited(3)),
         Just(Cause::Unserved),
+        Just(Cause::Killed),
         Just(Cause::Signalled(11))
     ];
     let reason = prop_oneof![

@@ -1,7 +1,7 @@
 //! A model of everything around a crew: processes, the template, the client. It carries the crew's
 //! actions out, refuses those that break a rule, and knows which events may happen next.
 
-use bireme_sched::crew::{Action, BirthFailure, Cause, Crew, CrewConfig, Event, Phase};
+use bireme_sched::crew::{Action, BirthFailure, Cause, Crew, CrewConfig, Event, Phase, Shortage};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Process {
@@ -151,6 +151,9 @@ impl World {
                 self.broken = true;
                 self.ending = true;
             }
+            Action::Starve(Shortage::KilledIdle) => {
+                assert!(!self.ending && self.crew.next_due_ns().is_some());
+            }
             Action::Starve(_) => {
                 let gone = [Process::None, Process::UnderRepair];
                 let nobody_left = self.processes.iter().all(|process| gone.contains(process));
@@ -210,10 +213,9 @@ impl World {
                 Process::Child => events.push(Event::Ready { row }),
                 Process::Alive if any => {
                     events.extend([Event::Retiring { row }, Event::Died { row, cause: killed }]);
-                    events.push(Event::Died {
-                        row,
-                        cause: Cause::Unserved,
-                    });
+                    for cause in [Cause::Unserved, Cause::Killed] {
+                        events.push(Event::Died { row, cause });
+                    }
                 }
                 Process::Alive if told == Told::Leave => events.push(Event::Retiring { row }),
                 Process::None | Process::Gone | Process::Alive => {}
