@@ -166,11 +166,13 @@ class Script:
         return bytes(self.err).decode(errors="replace")
 
     def wait_for_output(self, text: str, *, timeout: float = 60.0) -> None:
-        """Wait until `text` is among what the script printed."""
-        poll(lambda: text in self.stdout or self.process.poll() is not None, timeout=timeout)
-        assert poll(lambda: text in self.stdout, timeout=2.0), (
-            f"{text!r} never came; {self.stdout!r} {self.stderr!r}"
-        )
+        """Wait until `text` is in a whole line that the script printed."""
+
+        def printed() -> bool:
+            return text in self.stdout.rpartition("\n")[0]
+
+        poll(lambda: printed() or self.process.poll() is not None, timeout=timeout)
+        assert poll(printed, timeout=2.0), f"{text!r} never came; {self.stdout!r} {self.stderr!r}"
 
     def press_control_c(self) -> None:
         """Type Ctrl-C at the script's terminal: SIGINT for its whole foreground group."""
