@@ -4,9 +4,9 @@ A pool here is owned by whoever refers to it: `_entries` while it is the default
 and iterator that uses it. To drop one is to forget it, and the last of them ends its workers; so
 a call in another thread is never disturbed.
 
-One light thread forgets pools that were idle for `IDLE_S`. It takes no lock that it would have to
-wait for, ends before a fork (`os.fork` must find no thread of ours), and starts again at the next
-use of a default pool.
+One light thread forgets pools that were idle for `IDLE_S`, and after the last of them the templates
+that no other pool uses. It takes no lock that it would have to wait for, ends before a fork (`os.fork`
+must find no thread of ours), and starts again at the next use of a default pool.
 """
 
 from __future__ import annotations
@@ -145,17 +145,19 @@ def _watch_idle() -> None:
 
 
 def _watch(stop: _thread.LockType, ended: _thread.LockType, me: list[int]) -> None:
-    global _watcher
+    global _watcher, _started
     me.append(_thread.get_native_id())
     try:
         while not stop.acquire(True, max(IDLE_S / 4, 0.01)):
             if not _lock.acquire(False):
                 continue
             try:
-                _forget_idle()
-                if not _entries:
+                if not _entries:  # since the last look: their workers have ended
+                    _core.end_templates(unused=True)
+                    _started = False
                     _watcher = None
                     return
+                _forget_idle()
             finally:
                 _lock.release()
     finally:

@@ -455,7 +455,10 @@ class Pool:
     # Figures ---------------------------------------------------------------------------
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the live workers."""
+        """Process ids of the live workers.
+
+        They are born while the caller goes on: just after the pool was made there may be none yet.
+        """
         return [] if self._client is None else self._client.worker_pids()
 
     def statistics(self) -> dict[str, Any]:

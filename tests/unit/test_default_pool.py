@@ -24,6 +24,10 @@ def poll(condition, seconds=30):
         assert time.monotonic() < end, "still waiting"
         time.sleep(0.01)
 
+def children():
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return file.read().split()
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
@@ -75,9 +79,24 @@ def test_it_goes_when_idle_and_comes_back(run):
         pids = set(bireme.map(pid, range(20), inline=False))
         poll(lambda: not any(map(alive, pids)) and not _shared_pool._entries)
         poll(lambda: len(os.listdir("/proc/self/task")) == 1)
+        assert not children(), "its template went, too"
         again = set(bireme.map(pid, range(20), inline=False))
         assert again and not again & pids
         poll(lambda: not any(map(alive, again)))
+    """)
+
+
+def test_it_leaves_the_template_of_another_pool(run):
+    run("""
+        _shared_pool.IDLE_S = 0.2
+        with bireme.Pool(1) as pool:
+            worker = pool.apply(pid, (0,))
+            template = children()
+            bireme.map(pid, range(20), inline=False)
+            assert children() == template, "they share it"
+            poll(lambda: not _shared_pool._entries and _shared_pool._watcher is None)
+            assert children() == template
+            assert pool.apply(pid, (0,)) == worker
     """)
 
 

@@ -53,10 +53,15 @@ pub(crate) fn receive_birth(py: Python<'_>, fd: i32) -> PyResult<Birth> {
     Ok(Birth::new(py.detach(|| birth::Birth::receive(own(fd)?))?))
 }
 
-/// End the templates of this process.
+/// End the templates of this process, or those that serve no pool.
 #[pyfunction]
-pub(crate) fn end_templates(py: Python<'_>) {
-    py.detach(launcher::end_all);
+#[pyo3(signature = (*, unused = false))]
+pub(crate) fn end_templates(py: Python<'_>, unused: bool) {
+    py.detach(if unused {
+        launcher::end_unused
+    } else {
+        launcher::end_all
+    });
 }
 
 /// Wait until this process has no thread `id`, which is about to end.

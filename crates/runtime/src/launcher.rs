@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -17,6 +17,8 @@ struct Template {
     /// Its workers get these: a pool made under others needs another template.
     limits: [Option<u64>; 9],
     main: OwnedFd,
+    /// The connections of its pools, those that are still open among them.
+    pools: Vec<Weak<OwnedFd>>,
     /// What it wrote to standard error until it was ready.
     words: Option<OwnedFd>,
     pid: i32,
@@ -50,14 +52,26 @@ pub fn start(command: &[OsString], input: OwnedFd, errors: Option<OwnedFd>) -> i
     Ok(child.id() as i32)
 }
 
+impl Template {
+    fn is_ours(&self) -> bool {
+        self.owner == process::own_pid()
+    }
+
+    /// Take in a pool's connection, whose other end the template has.
+    fn serve(&mut self, connection: OwnedFd) -> (Arc<OwnedFd>, i32) {
+        let connection = Arc::new(connection);
+        self.pools.retain(|pool| pool.strong_count() > 0);
+        self.pools.push(Arc::downgrade(&connection));
+        (connection, self.pid)
+    }
+}
+
 /// Connect a pool to the template that `command` starts, starting it if there is none.
 ///
-/// Gives the connection and the template's process id.
-pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
+/// Gives the connection, by which it is seen whether the template is used, and the template's process id.
+pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
     let mut all = templates();
-    all.retain(|template| {
-        template.owner == process::own_pid() && process::reap(template.pid).is_none()
-    });
+    all.retain(|template| template.is_ours() && process::reap(template.pid).is_none());
     let (ours, theirs) = socket::pair()?;
     let limits = process::limits();
     let fits = |template: &Template| {
@@ -66,9 +80,9 @@ pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
     for place in (0..all.len()).filter(|place| fits(&all[*place])) {
         let attach = Message::Attach.encode();
         if socket::send_blocking(&all[place].main, &attach, &[theirs.as_fd()]).is_ok() {
-            let pid = all[place].pid;
+            let served = all[place].serve(ours);
             all[place..].rotate_left(1); // the one used last is the last
-            return Ok((ours, pid));
+            return Ok(served);
         }
     }
     retire_surplus(&mut all);
@@ -85,16 +99,19 @@ pub fn connect(command: &[OsString]) -> io::Result<(OwnedFd, i32)> {
     given.extend(stderr.iter().filter(|_| words.is_some()).map(AsFd::as_fd));
     socket::send_blocking(&main, &Message::Attach.encode(), &given)?;
     socket::send_blocking(&main, &Message::Attach.encode(), &[theirs.as_fd()])?;
-    all.push(Template {
+    let mut template = Template {
         command: command.to_vec(),
         limits,
         main,
+        pools: Vec::new(),
         words,
         pid,
         owner: process::own_pid(),
         retires: false,
-    });
-    Ok((ours, pid))
+    };
+    let served = template.serve(ours);
+    all.push(template);
+    Ok(served)
 }
 
 /// Have those leave, with their last pool, that were not used for longest; one more is about to start.
@@ -135,15 +152,24 @@ pub fn fate_of(pid: i32) -> String {
 /// Close what this process, a forked child, has inherited of templates.
 pub fn forget_inherited() {
     if let Ok(mut all) = TEMPLATES.try_lock() {
-        all.retain(|template| template.owner == process::own_pid());
+        all.retain(Template::is_ours);
     }
 }
 
 /// Let all templates of this process go and wait for their end: at interpreter exit.
 pub fn end_all() {
+    end(|_| true);
+}
+
+/// Let the templates go that serve no pool, and wait for their end.
+pub fn end_unused() {
+    end(|template| template.pools.iter().all(|pool| pool.strong_count() == 0));
+}
+
+fn end(which: impl Fn(&Template) -> bool) {
     let ended: Vec<Template> = templates()
-        .drain(..)
-        .filter(|template| template.owner == process::own_pid())
+        .extract_if(.., |template| !template.is_ours() || which(template))
+        .filter(Template::is_ours)
         .collect();
     for Template { main, pid, .. } in ended {
         drop(main); // its hang-up is the order to leave

@@ -150,7 +150,7 @@ impl<T: Ticket> Shared<T> {
     fn connect_template(&self, state: &mut State<T>) -> io::Result<()> {
         if let Start::Template(command) = &self.config.start {
             let (connection, pid) = launcher::connect(command)?;
-            (state.template, state.template_pid) = (Some(Arc::new(connection)), Some(pid));
+            (state.template, state.template_pid) = (Some(connection), Some(pid));
         }
         Ok(())
     }
