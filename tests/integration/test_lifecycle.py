@@ -165,6 +165,46 @@ def test_the_results_of_a_pool_that_nobody_kept(start_method):
         assert [result.get(GENEROUS) for result in results] == [0, 1, 4, 9, 16]
 
 
+def test_a_pool_that_nobody_has_any_more_amid_a_fork_reaps_its_workers(run_script, start_method):
+    """Its threads are stopped just then: they go on after the fork, though no pool asks them to."""
+    run_script(
+        """
+        import os, sys
+        import bireme
+        from tests.integration import tasks
+        from tests.support.processes import descendants
+        from tests.support.waiting import poll
+
+        def own():
+            kin = descendants(os.getpid(), zombies=True)
+            return {process.pid for process in kin if process.parent == os.getpid()}
+
+        def let_go():
+            results.clear()
+            threads = [open(f"/proc/self/task/{tid}/comm").read() for tid in os.listdir("/proc/self/task")]
+            assert not any(name.startswith("bireme-") for name in threads), threads
+
+        results = []
+        if __name__ == "__main__":
+            os.register_at_fork(before=let_go)  # amid the hooks of the pools, which come later
+            pool = bireme.Pool(2, start_method=sys.argv[1])
+            assert pool.apply(tasks.square, (2,)) == 4
+            workers = set(tasks.workers_of(pool))
+            results += [pool.apply_async(tasks.sleep_forever) for _ in workers]
+            del pool
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+            assert not results
+            assert poll(lambda: not own() & workers), own()
+        """,
+        args=[start_method],
+        env=WITH_TASKS,
+        interpreter_args=("-W", "ignore::ResourceWarning"),
+    ).check()
+
+
 @pytest.mark.parametrize("state", ["idle", "busy", "queued", "closed", "iterating", "dead_worker"])
 def test_alive_at_exit(run_script, start_method, state):
     """The interpreter ends, quietly, and nobody stays; as with the standard pool, work is dropped."""

@@ -82,6 +82,7 @@ fn before_fork(py: Python<'_>) {
     for core in pools() {
         core.pause(py, false);
     }
+    bireme_runtime::client::pause_abandoned();
     if let Some(worker) = worker(py) {
         UNWATCHED.store(true, Ordering::SeqCst);
         worker.get().unwatch();
@@ -132,6 +133,7 @@ pub(crate) fn resume_pools() {
     for core in pools() {
         core.resume();
     }
+    bireme_runtime::client::resume_abandoned();
 }
 
 /// Have the worker's watchdog run again after a fork, so that a task that has forked does not outlive the caller.

@@ -17,7 +17,7 @@ mod worker;
 
 pub use events::Event;
 pub use statistics::Statistics;
-pub use supervisor::{fork_begins, fork_is_over, forking};
+pub use supervisor::{fork_begins, fork_is_over, forking, pause_abandoned, resume_abandoned};
 
 use crate::birth::Birth;
 use crate::share::Share;
@@ -114,7 +114,7 @@ pub enum SubmitError {
 }
 
 /// A pool's owner.
-pub struct Client<T> {
+pub struct Client<T: Ticket> {
     shared: Arc<Shared<T>>,
 }
 
@@ -538,7 +538,7 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> Drop for Client<T> {
+impl<T: Ticket> Drop for Client<T> {
     fn drop(&mut self) {
         if self.shared.owner == process::own_pid() {
             supervisor::abandon(&self.shared);

@@ -15,7 +15,7 @@ use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use bireme_shm::queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// While anything is outstanding the supervisor looks around so often: a wake that
@@ -94,9 +94,71 @@ pub(super) fn stop<T: Ticket>(shared: &Arc<Shared<T>>) {
     }
 }
 
-/// The owner is gone: let the thread end by itself once the pool is finished.
-pub(super) fn abandon<T>(shared: &Arc<Shared<T>>) {
+/// A pool whose owner is gone.
+trait Abandoned: Send + Sync {
+    /// Whether the pool is this process's and not its parent's.
+    fn is_own(&self) -> bool;
+    fn is_finished(&self) -> bool;
+    fn pause(self: Arc<Self>);
+    fn resume(self: Arc<Self>);
+}
+
+impl<T: Ticket> Abandoned for Shared<T> {
+    fn is_own(&self) -> bool {
+        self.owner == process::own_pid()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.state().finished
+    }
+
+    fn pause(self: Arc<Self>) {
+        stop(&self);
+    }
+
+    fn resume(self: Arc<Self>) {
+        if ensure(&self).is_err() {
+            self.supervise_in_passing(); // no thread is to be had just now
+        }
+    }
+}
+
+/// Pools whose owners are gone and that have not ended: a fork pauses their threads as well, and somebody must resume
+/// them after it.
+static ABANDONED: Mutex<Vec<Arc<dyn Abandoned>>> = Mutex::new(Vec::new());
+
+fn abandoned() -> MutexGuard<'static, Vec<Arc<dyn Abandoned>>> {
+    ABANDONED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn forget_finished() {
+    abandoned().retain(|pool| !pool.is_finished());
+}
+
+/// The pools of this process without owners, to be worked on without the list's lock.
+fn own_abandoned() -> Vec<Arc<dyn Abandoned>> {
+    let all = abandoned();
+    all.iter().filter(|pool| pool.is_own()).cloned().collect()
+}
+
+/// The owner is gone: the thread goes on by itself until the pool is finished.
+pub(super) fn abandon<T: Ticket>(shared: &Arc<Shared<T>>) {
+    let pool: Arc<dyn Abandoned> = Arc::<Shared<T>>::clone(shared);
+    abandoned().push(Arc::clone(&pool));
+    forget_finished(); // its thread may have ended before it was on the list
+    pool.resume();
     process::ring(&shared.kick);
+}
+
+/// Stop the threads of the pools that nobody has any more, for a fork of this process.
+pub fn pause_abandoned() {
+    own_abandoned().into_iter().for_each(Abandoned::pause);
+}
+
+/// Undo [`pause_abandoned`].
+pub fn resume_abandoned() {
+    own_abandoned().into_iter().for_each(Abandoned::resume);
+    forget_finished();
 }
 
 enum Source {
@@ -118,6 +180,7 @@ impl<T: Ticket> Shared<T> {
                 process::pause(SLOW_TICK); // the system has no memory to wait with: later, perhaps
             }
         }
+        forget_finished();
     }
 
     /// See to what has happened, in a caller's thread, unless somebody else is just doing that.
