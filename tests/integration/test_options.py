@@ -162,6 +162,16 @@ def test_a_timeout_is_retried_when_named(make_pool, tmp_path):
         pool.map(work, [2], task_timeout=LIMIT, retries=1)
 
 
+def test_a_closed_pool_retries_as_any(make_pool, tmp_path):
+    """What is to be tried again has not ended: workers stay for it."""
+    for i in range(3, 9):
+        pool = make_pool(1)
+        limited = pool.options(task_timeout=LIMIT, retries=1, retry_on=(TimeoutError,))
+        result = limited.apply_async(tasks.sleep_first_time, (str(tmp_path), i))
+        pool.close()
+        assert result.get(GENEROUS) == i
+
+
 def test_options_do_not_stick(make_pool):
     pool = make_pool(1)
     limited = pool.options(task_timeout=0.2)

@@ -73,6 +73,10 @@ impl bireme_runtime::client::Ticket for Ticket {
     fn placed(&self, slot: u32) {
         self.call.slot.store(slot, Ordering::Relaxed); // RELAXED: a hint about where to look first
     }
+
+    fn wants_again(&self, completion: &Completion<Self>) -> bool {
+        self.call.wants_again(completion)
+    }
 }
 
 impl Call {
@@ -124,7 +128,7 @@ impl Call {
     }
 
     /// Whether an item that ran out of time is to be tried again.
-    pub(crate) fn wants_again(&self, completion: &Completion<Ticket>) -> bool {
+    fn wants_again(&self, completion: &Completion<Ticket>) -> bool {
         let Completion {
             first,
             last,

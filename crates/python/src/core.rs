@@ -12,7 +12,6 @@ use crate::template::Birth;
 use crate::watch::Watchers;
 use bireme_runtime::client::{self, Config, Hooks, SubmitError};
 use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
-use bireme_sched::Attempt;
 use bireme_shm::arena::ArenaError;
 use bireme_shm::os::process::own_pid;
 use bireme_shm::park::Wish;
@@ -169,24 +168,6 @@ impl Core {
         let mut any = false;
         for completion in completions {
             let call = Arc::clone(&completion.ticket.call);
-            if call.wants_again(&completion) {
-                let Completion {
-                    ticket,
-                    task,
-                    first,
-                    last,
-                    ..
-                } = completion;
-                let attempt = task.range.attempt + 1;
-                let range = Attempt {
-                    first,
-                    last,
-                    attempt,
-                    strikes: 0,
-                };
-                self.inner.resubmit(ticket, Task { range, ..task });
-                continue;
-            }
             if call.take(completion) {
                 any = true;
                 if call.watched.load(Ordering::Acquire) {

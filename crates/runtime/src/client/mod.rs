@@ -75,6 +75,8 @@ pub trait Hooks: Send + Sync + 'static {
 pub trait Ticket: Clone + Send + 'static {
     /// The task lies in slot `slot`: a waiter may look there first.
     fn placed(&self, slot: u32);
+    /// Whether what would be completed so is to run again instead. Called with the client's lock held.
+    fn wants_again(&self, completion: &Completion<Self>) -> bool;
 }
 
 /// How a pool is to be.
@@ -252,16 +254,6 @@ impl<T: Ticket> Client<T> {
             process::ring(&self.shared.kick);
         }
         Ok(many)
-    }
-
-    /// Queue a task again that had ended, as its submitter decided (`retry_on`).
-    pub fn resubmit(&self, ticket: T, task: Task) {
-        {
-            let mut state = self.state();
-            state.outstanding += 1;
-            let _ = self.shared.enqueue(&mut state, ticket, task);
-        }
-        park::wake_one(&*self.shared.control);
     }
 
     /// Collect what has ended and what was printed or logged, in that order of time.

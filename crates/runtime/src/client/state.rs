@@ -348,9 +348,32 @@ impl<T: Ticket> Shared<T> {
     }
 
     pub(super) fn complete(&self, state: &mut State<T>, completion: Completion<T>) {
+        // Of a broken pool nobody would run it.
+        if state.broken.is_none() && completion.ticket.wants_again(&completion) {
+            return self.try_again(state, completion);
+        }
         state.outstanding -= 1;
         state.ready.push(completion);
         self.news.store(true, Ordering::Release);
+    }
+
+    /// Queue what has ended in a way that its submitter does not accept: it stays outstanding.
+    fn try_again(&self, state: &mut State<T>, completion: Completion<T>) {
+        let Completion {
+            ticket,
+            first,
+            last,
+            task,
+            ..
+        } = completion;
+        let range = Attempt {
+            first,
+            last,
+            attempt: task.range.attempt + 1,
+            strikes: 0,
+        };
+        let _ = self.enqueue(state, ticket, Task { range, ..task });
+        park::wake_one(&*self.control);
     }
 
     /// End a task that nobody will run.
