@@ -96,8 +96,12 @@ class Pool:
 
     Notes
     -----
-    Any thread may use a pool; a forked child of its owner may not (`ForkedError`). A pool
-    that is dropped, or alive at interpreter exit, is terminated.
+    Any thread may use a pool; a forked child of its owner may not (`ForkedError`).
+
+    A pool that is alive at interpreter exit is terminated. So is one that is dropped, unless
+    somebody holds a result of it (an `AsyncResult`, or what has a callback) that is still to
+    come: then it is closed, its tasks run to their end, and once nobody holds such a result any
+    more it is terminated.
 
     Examples
     --------

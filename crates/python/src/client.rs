@@ -288,12 +288,12 @@ impl Client {
         Ok(())
     }
 
-    /// The pool object is gone: finish what somebody still holds the result of, else end at once.
+    /// The pool object is gone: end at once, unless somebody holds a result that is still to come.
     fn let_go(&self, py: Python<'_>) -> PyResult<()> {
         if self.core.check_owner(py).is_err() {
             return Ok(()); // a forked child lets go of its copy
         }
-        if self.core.is_awaited() && self.core.inner.outstanding() > 0 {
+        if self.core.is_awaited() {
             return self.close(py);
         }
         self.terminate(py)

@@ -15,7 +15,7 @@ use bireme_runtime::task::{Completion, FunctionRef, Payload, Task, Whole};
 use bireme_shm::arena::ArenaError;
 use bireme_shm::os::process::own_pid;
 use bireme_shm::park::Wish;
-use bireme_shm::prim::{AtomicU32, Ordering};
+use bireme_shm::prim::{AtomicU32, AtomicU64, Ordering};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyFrozenSet, PyTuple};
@@ -35,6 +35,8 @@ pub(crate) struct Core {
     functions: Mutex<Functions>,
     pub(crate) watchers: Watchers,
     births: Arc<AtomicU32>,
+    /// Results that somebody holds.
+    pub(crate) results: AtomicU64,
     pub(crate) drain: Drain,
     me: Arc<OnceLock<Weak<Core>>>,
     pub(crate) workers: u32,
@@ -109,6 +111,7 @@ impl Core {
             functions: Mutex::default(),
             watchers: Watchers::default(),
             births,
+            results: AtomicU64::new(0),
             drain: Drain::default(),
             me,
             workers,
@@ -223,9 +226,10 @@ impl Core {
         Ok(())
     }
 
-    /// Whether somebody besides the pool itself, and its dispatcher, holds it: results do.
-    pub(crate) fn is_awaited(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1 + usize::from(self.dispatcher.runs())
+    /// Whether somebody holds the result of a task that has not ended.
+    pub(crate) fn is_awaited(&self) -> bool {
+        // RELAXED: Python objects, made and dropped under the interpreter's lock.
+        self.results.load(Ordering::Relaxed) > 0 && self.inner.outstanding() > 0
     }
 
     /// What a waiter does where the system refuses threads: see to the births itself.

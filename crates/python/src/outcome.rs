@@ -32,6 +32,12 @@ pub(crate) struct Outcome {
     hidden: AtomicBool,
 }
 
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.core.results.fetch_sub(1, Ordering::Relaxed); // RELAXED: see `Core::is_awaited`
+    }
+}
+
 #[derive(Default)]
 struct Gathered {
     /// Threads that decode parts just now.
@@ -290,6 +296,7 @@ impl Outcome {
                 "results are made by the calls of a pool, as apply_async()",
             ));
         };
+        core.results.fetch_add(1, Ordering::Relaxed); // RELAXED: see `Core::is_awaited`
         Ok(Self {
             call,
             core,
