@@ -22,10 +22,12 @@ from _blake2 import blake2b
 from _pickle import dumps as plain_dumps
 from typing import TYPE_CHECKING, Any
 
+from bireme import _anonymous
 from bireme._by_value import Call, Needs, Stream, dump, identity, large
 from bireme._classes import definition, update
 from bireme._fingerprint import Watch
-from bireme._rebuild import ABSENT, part
+from bireme._rebuild import ABSENT, is_known, part
+from bireme._rules import is_of_module
 
 if TYPE_CHECKING:
     import pickle
@@ -65,7 +67,7 @@ class _Name:
         """Pickle the value again if it may have changed; a name that is gone has an empty pickle."""
         value = self.space.variables.get(self.name, ABSENT)
         if value is ABSENT:
-            self.version += self.value is not ABSENT or not self.version
+            self.version += self.digest != b"" or not self.version
             self.value, self.stream, self.digest, self.watch = ABSENT, _NOTHING, b"", None
             return
         watch = self.watch
@@ -78,6 +80,15 @@ class _Name:
         self.value, self.stream, self.digest = value, stream, found
         self.watch = Watch(value, rules, follow=False)
 
+    def let_go(self) -> None:
+        """Keep nothing alive that may keep globals alive which go with their functions."""
+        if self.space.is_anonymous and not self.stream.needs.is_empty():
+            self.value, self.stream, self.watch = ABSENT, _NOTHING, None
+
+    def is_gone(self) -> bool:
+        """Say whether there can be no such name any more."""
+        return self.space.is_anonymous and _anonymous.find(self.space.label) is None
+
     def rank(self) -> int:
         """Order names that nothing else orders: instances last, their making may use the others."""
         return 1 if isinstance(self.value, type) else 2 if self.watch and self.watch.mutable else 0
@@ -87,14 +98,14 @@ class _Class:
     """The definition of one by-value class as it was sent last."""
 
     __slots__ = (
-        "attributes", "bases", "cls", "filling", "home", "moved", "needs", "skeleton", "stream", "turn",
-        "uid", "version", "watch",
+        "attributes", "bases", "cls", "digest", "filling", "home", "moved", "needs", "skeleton",
+        "stream", "turn", "uid", "version", "watch",
     )  # fmt: skip
 
     def __init__(self, uid: str, cls: type) -> None:
         self.uid = uid
-        self.cls = cls
-        self.bases = cls.__bases__
+        self.cls: Any = cls
+        self.bases = _identities(cls.__bases__)
         self.moved = False
         self.attributes: dict[str, None] = {}
         self.version = 0
@@ -102,6 +113,7 @@ class _Class:
         self.home: tuple[str, dict[str, Any], str] | None = None
         self.skeleton = b""
         self.filling: list[Call] = []
+        self.digest = b""
         self.stream: Stream
         self.needs = Needs()
         self.turn = 0
@@ -121,22 +133,33 @@ class _Class:
         skeleton = dump(made, rules, roots=(cls,))
         # The peer may have the class as it was.
         self.attributes.update(dict.fromkeys(vars(cls)))
-        self.moved |= cls.__bases__ is not self.bases
+        self.moved |= _identities(cls.__bases__) != self.bases
         filling = [*update(cls, self.attributes, self.moved), *filling]
         self.filling = [Call(*call) for call in filling]
         stream = dump(self.filling, rules, roots=(cls,), list_parts=not rules.returning)
-        if (
-            not self.version
-            or skeleton.payload != self.skeleton
-            or stream.fingerprint() != self.stream.fingerprint()
-        ):
+        found = digest(stream.fingerprint())
+        if found != self.digest or skeleton.payload != self.skeleton:
             self.version += 1
-        self.skeleton, self.stream = skeleton.payload, stream
+        self.skeleton, self.stream, self.digest = skeleton.payload, stream, found
         self.needs = Needs()
         for part_of_it in (skeleton, stream):
             self.needs.update(part_of_it.needs)
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
+
+    def let_go(self) -> None:
+        """Keep no class alive that may keep globals alive which go with their functions."""
+        if not is_of_module(self.cls):
+            self.cls, self.filling, self.stream, self.watch = None, [], _NOTHING, None
+            self.needs = Needs()
+
+    def is_gone(self) -> bool:
+        """Say whether there can be no such class any more."""
+        return self.cls is None and not is_known(self.uid)
+
+
+def _identities(objects: Iterable[Any]) -> list[int]:
+    return list(map(id, objects))
 
 
 def _home(cls: type) -> tuple[str, dict[str, Any], str] | None:
@@ -193,6 +216,7 @@ class Sender:
         self._classes: dict[str, _Class] = {}
         self._written: dict[frozenset[Any], tuple[Any, Bundle]] = {}
         self._turn = 0
+        self._deaths = _anonymous.deaths
 
     def dump(self, value: Any) -> Stream:
         """Pickle a value by this side's rules."""
@@ -214,8 +238,18 @@ class Sender:
         """Make the preamble for some needs and everything these need in turn."""
         if not needs.units and not needs.names and not needs.inherited:
             return _EMPTY
+        if self._deaths != _anonymous.deaths:
+            self._forget_gone()
         names: dict[tuple[str, str], _Name] = {}
         classes: dict[str, _Class] = {}
+        try:
+            return self._bundle(needs, names, classes)
+        finally:
+            _let_go([*names.values(), *classes.values()])
+
+    def _bundle(
+        self, needs: Needs, names: dict[tuple[str, str], _Name], classes: dict[str, _Class]
+    ) -> Bundle:
         absent: set[tuple[str, str]] = set()
         before: dict[tuple[str, str], int] = {}
         todo = [needs]
@@ -226,6 +260,7 @@ class Sender:
                     if uid not in self._classes:
                         self._classes[uid] = _Class(uid, cls)
                     item = classes[uid] = self._classes[uid]
+                    item.cls = cls
                     before[item.key] = item.version
                     item.update(self.rules)
                     todo.append(item.needs)
@@ -248,6 +283,19 @@ class Sender:
                 names[key] = entry
                 todo.append(entry.stream.needs)
         return self._write(list(classes.values()), names, before, absent)
+
+    def _forget_gone(self) -> None:
+        """Forget what was sent of globals, and classes, that are gone."""
+        self._deaths = _anonymous.deaths
+        names = [key for key, entry in self._names.items() if entry.is_gone()]
+        classes = [uid for uid, item in self._classes.items() if item.is_gone()]
+        for key in names:
+            del self._names[key]
+        for uid in classes:
+            del self._classes[uid]
+        gone = {*names, *classes}
+        for carries in [c for c in self._written if not gone.isdisjoint(c)]:
+            del self._written[carries]
 
     def _of_modules(self, needs: Needs) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return the names of whole modules that were sent before: they may be gone."""
@@ -345,7 +393,14 @@ class Sender:
             entry.turn = self._turn
 
     def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        return {key: self._names[key].version for key in keys}
+        return {key: self._names[key].version for key in keys if key in self._names}
+
+
+def _let_go(entries: list[Any]) -> None:
+    """Keep nothing of globals that live by their functions alone, nor of the classes beside them."""
+    if any(entry.stream.needs.is_anonymous for entry in entries):
+        for entry in entries:
+            entry.let_go()
 
 
 class _Layer:

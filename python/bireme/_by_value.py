@@ -17,12 +17,12 @@ import pickle
 import sys
 import types
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from bireme import _inherit, _named, _rebuild
+from bireme import _inherit, _named, _rebuild, _weak
 from bireme._classes import c_type
 from bireme._fingerprint import (
     HEAP_TYPE,
@@ -36,6 +36,9 @@ from bireme._fingerprint import (
 )
 from bireme._rebuild import ABSENT
 from bireme._rules import Namespace, Rules, find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Reduced = tuple[Any, ...]
 
@@ -73,9 +76,11 @@ class Needs:
         The namespaces of whole modules, by label: what they had once is needed, too.
     references : set
         Those of `names` that the stream refers to: it has what they are when it is read.
+    is_anonymous : bool
+        Whether there is a function in the stream whose globals are no module's.
     """
 
-    __slots__ = ("inherited", "modules", "names", "references", "units")
+    __slots__ = ("inherited", "is_anonymous", "modules", "names", "references", "units")
 
     def __init__(self) -> None:
         self.units: dict[str, type] = {}
@@ -83,6 +88,7 @@ class Needs:
         self.inherited: dict[tuple[str, str], tuple[Namespace, bool]] = {}
         self.modules: dict[str, Namespace] = {}
         self.references: set[tuple[str, str]] = set()
+        self.is_anonymous = False
 
     def update(self, others: Needs) -> None:
         """Take in what else is needed."""
@@ -91,6 +97,7 @@ class Needs:
         self.inherited.update(others.inherited)
         self.modules.update(others.modules)
         self.references.update(others.references)
+        self.is_anonymous |= others.is_anonymous
 
     def joined(self, others: Needs) -> Needs:
         """Return these and others."""
@@ -98,6 +105,18 @@ class Needs:
         both.update(self)
         both.update(others)
         return both
+
+    def is_empty(self) -> bool:
+        """Say whether the stream has nothing that goes by value."""
+        parts = (self.units, self.names, self.inherited, self.modules, self.is_anonymous)
+        return not any(parts)
+
+    def holding(self, hold: Callable[[Any], Any]) -> Needs:
+        """Return these with what `hold` makes of each class, and without what is gone."""
+        same = self.joined(Needs())
+        units = {uid: hold(cls) for uid, cls in self.units.items()}
+        same.units = {uid: cls for uid, cls in units.items() if cls is not _weak.GONE}
+        return same
 
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
@@ -264,6 +283,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return (getattr, (cls, name))
 
     def _space(self, space: Namespace) -> Call:
+        self.needs.is_anonymous |= space.is_anonymous
         call: Reduced = (_rebuild.home, (space.label,))
         if space.travels:
             call = (_rebuild.namespace, (space.label, space.attributes))

@@ -28,7 +28,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from bireme._rebuild import ABSENT
-from bireme._rules import MAIN
+from bireme._rules import MAIN, RUN_PATH, is_of_module
 from bireme._weak import Weak
 
 if TYPE_CHECKING:
@@ -158,7 +158,9 @@ class Watch:
         "_epoch",
         "_follow",
         "_functions",
+        "_globals",
         "_is_short",
+        "_is_strict",
         "_items",
         "_mappings",
         "_referents",
@@ -190,14 +192,21 @@ class Watch:
         self._contents: list[dict[str, Any]] = []
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
         self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
+        self._globals: list[tuple[weakref.ref[types.FunctionType], str, Any]] = []
+        # Globals that live by their functions may be those of the root.
+        self._is_strict = follow and not (type(root) is types.FunctionType and _is_of_module(root))
         self._seen: dict[int, Any] = {}
         # Not a recursion: functions and classes may refer to each other in long chains.
         self._todo = [root]
         while self._todo:
             self._look_at(self._todo.pop())
         self._seen = {}
+        if self._is_strict and self.mutable:
+            self._let_go()
         # An ordinary function that uses no names.
-        others = (self._functions, self._mappings, self._items, self._closures, self._cells)
+        others = (
+            self._functions, self._mappings, self._items, self._closures, self._cells, self._globals,
+        )  # fmt: skip
         self._is_short = not any(others)
 
     def unchanged(self) -> bool:
@@ -225,14 +234,13 @@ class Watch:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
                 return False
+        for held, name, value in self._globals:
+            if (fn := held()) is not None and not _same(fn.__globals__.get(name, ABSENT), value):
+                return False
         for held, index, value in self._cells:
-            fn = held()
-            if fn is None:
+            if (fn := held()) is None:
                 continue
-            now = contents(fn.__closure__[index])  # type: ignore[index]
-            if type(value) is Weak:
-                value = value()
-            if now is not value and not _equal(now, value):
+            if not _same(contents(fn.__closure__[index]), value):  # type: ignore[index]
                 return False
         return True
 
@@ -246,13 +254,17 @@ class Watch:
             return
         self._seen[id(value)] = value
         if kind is types.FunctionType:
-            if self._rules.needs_by_value(value):
-                self._visit_function(value)
-            else:
+            if not self._rules.needs_by_value(value):
                 self._visit_named(value)
+            elif self._is_strict and not self._is_root(value) and not _is_of_module(value):
+                self.mutable = True
+            else:
+                self._visit_function(value)
         elif issubclass(kind, type):
             if not self._rules.needs_by_value(value):
                 self._visit_named(value)
+            elif self._is_strict and not is_of_module(value):
+                self.mutable = True
             elif value.__flags__ & HEAP_TYPE:
                 self._visit_class(value)
         elif kind is types.ModuleType:
@@ -287,7 +299,7 @@ class Watch:
             self._closures.append((held, _with_copies(_state(fn), dicts)))
         else:
             self._referents += _with_copies(get_referents(fn), dicts)
-            if self._seen.keys() == {id(fn)}:  # it is the root
+            if self._is_root(fn):
                 self._root = held
             else:
                 self._functions.append(fn)
@@ -302,9 +314,7 @@ class Watch:
                 self._visit(value)
         for index, cell in enumerate(fn.__closure__ or ()):
             value = contents(cell)
-            # It may be the function itself.
-            kept = Weak(value) if type(value) is types.FunctionType else value
-            self._cells.append((held, index, kept))
+            self._cells.append((held, index, _kept(value)))
             # What the standard library's decorators keep in special methods (a
             # dataclass's `__repr__` has a set) is scratch space, not input.
             if value is not ABSENT and not special:
@@ -312,10 +322,25 @@ class Watch:
         if self._follow and (space := self._rules.namespace(fn)).travels:
             for name in global_names(fn.__code__)[0]:
                 value = fn.__globals__.get(name, ABSENT)
-                if space.sends(name, value):
+                if space.is_anonymous and self._is_strict:
+                    self._globals.append((held, name, _kept(value)))
+                    if value is not ABSENT:
+                        self._visit(value)
+                elif space.sends(name, value):
                     self._item(fn.__globals__, name, value)
                 else:
                     self._items.append((fn.__globals__, name, value))
+
+    def _is_root(self, value: Any) -> bool:
+        return self._seen.keys() == {id(value)}
+
+    def _let_go(self) -> None:
+        """Keep nothing: a mutable watch is not asked."""
+        for seen in (
+            self._functions, self._referents, self._closures, self._replaceable, self._mappings,
+            self._contents, self._items, self._cells, self._globals,
+        ):  # fmt: skip
+            seen.clear()
 
     def _visit_class(self, cls: type) -> None:
         self._replaceable.append((weakref.ref(cls), "__bases__", cls.__bases__))
@@ -381,7 +406,7 @@ def _is_of_module(fn: types.FunctionType) -> bool:
     """Say whether a function's globals live on without it."""
     name = fn.__globals__.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
-    return getattr(module, "__dict__", None) is fn.__globals__
+    return name != RUN_PATH and getattr(module, "__dict__", None) is fn.__globals__
 
 
 def _parts(value: Any) -> tuple[Any, ...] | None:
@@ -486,6 +511,17 @@ def contents(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:
         return ABSENT
+
+
+def _kept(value: Any) -> Any:
+    """Hold what a function refers to: not if it may be the function itself."""
+    return Weak(value) if type(value) is types.FunctionType else value
+
+
+def _same(now: Any, kept: Any) -> bool:
+    """Say whether a value is still what was held by `_kept`."""
+    value = kept() if type(kept) is Weak else kept
+    return now is value or _equal(now, value)
 
 
 def _equal(now: Any, value: Any) -> bool:

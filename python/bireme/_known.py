@@ -10,6 +10,8 @@ that always changes) goes on riding: functions do not grow by it.
 
 from __future__ import annotations
 
+from bireme import _weak
+
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
     from pickle import PickleBuffer
@@ -49,7 +51,7 @@ class Known:
         covered: frozenset[bytes] = frozenset(),
     ) -> None:
         self.carries = carries
-        self._needs = needs
+        self._needs = needs and needs.holding(_weak.hold)
         self._covered = covered
         self._rode: dict[bytes, None] = {}
         self._rode_bytes = 0
@@ -73,7 +75,7 @@ class Known:
         before = self._needs
         if before is not None and max(len(before.keys()), len(self._covered)) < _NEEDED_MAX:
             try:
-                union = needs.joined(before)
+                union = needs.joined(before.holding(_weak.held))
                 both = sender.bundle(union)
                 return Known(self.carries, union, self._covered | {bundle.digest}), both
             except (

@@ -29,7 +29,7 @@ from _io import BytesIO
 from _pickle import Unpickler, loads
 from _thread import RLock
 
-from bireme import _weak
+from bireme import _anonymous, _weak
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _pending: dict[str, tuple[Any, ...]] = {}
 #: Newer definitions of classes that are here.
 _changed: dict[str, tuple[Any, ...]] = {}
 
-#: Namespaces that are not those of importable modules, and their labels.
+#: Namespaces that are not those of importable modules, and their labels; but see `_anonymous`.
 namespaces: dict[str, dict[str, Any]] = {}
 labels: dict[int, str] = {}
 _modules: list[types.ModuleType] = []
@@ -133,6 +133,7 @@ def begin() -> None:
     # The caller that forked us may be a worker: these are about what it was sent itself.
     for table in (held, _waiting, _parts, _older, _seen, _unit_versions):
         table.clear()
+    namespaces.update(_anonymous.living())
     _inherited["__main__"] = dict(vars(sys.modules["__main__"]))
     _inherited.update((label, dict(variables)) for label, variables in namespaces.items())
     for uid, reference in list(_units.items()):
@@ -154,6 +155,11 @@ def unit(uid: str) -> type:
             raise LookupError(f"the class with id {uid} is gone, or its definition never came")
         cls = _build(record)
     return cls
+
+
+def is_known(uid: str) -> bool:
+    """Say whether the class with this id is here."""
+    return _known(uid) is not None
 
 
 def _known(uid: str) -> type | None:
@@ -319,9 +325,14 @@ def namespace(label: str, attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def home(label: str) -> dict[str, Any]:
-    """Return the globals of a module which this process has by itself."""
+    """Return the globals which this process has by itself."""
     variables = namespaces.get(label)
     if variables is None:
+        variables = _anonymous.find(label)
+    if variables is None:
+        if "#" in label:
+            name = label.partition("#")[0]
+            raise LookupError(f"the globals of {name!r} are gone: nothing here uses them any more")
         variables = imported(label).__dict__
     return variables
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import weakref
 
-from bireme import _rebuild
+from bireme import _anonymous, _rebuild, _weak
 from bireme._rebuild import ABSENT
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
@@ -17,10 +16,12 @@ if TYPE_CHECKING:
 
 #: The caller's script, and the name it has in a spawned worker.
 MAIN = ("__main__", "__mp_main__")
+#: What `runpy.run_path` calls each script: for as long as it runs, there is a module of that name.
+RUN_PATH = "<run_path>"
 _FIXED = ("__name__", "__package__", "__file__", "__path__")
 
-_importable: dict[str, tuple[ModuleType, bool]] = {}
-_anonymous: dict[int, tuple[str, dict[int, weakref.ref[FunctionType]]]] = {}
+#: By name: a module, held weakly, and whether it is.
+_importable: dict[str, tuple[Any, bool]] = {}
 
 
 class Namespace:
@@ -30,8 +31,6 @@ class Namespace:
     ----------
     label : str
         The module's name, or a unique one.
-    variables : dict
-        The live globals.
     travels : bool
         Whether the names that functions use are sent along. False for a module
         that the peer has by itself.
@@ -44,7 +43,7 @@ class Namespace:
         What the peer has of it by itself.
     """
 
-    __slots__ = ("attributes", "inherited", "is_private", "label", "travels", "variables")
+    __slots__ = ("_variables", "attributes", "inherited", "is_private", "label", "travels")
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class Namespace:
         is_private: bool = False,
     ) -> None:
         self.label = label
-        self.variables = variables
+        self._variables = None if _anonymous.find(label) is variables else variables
         self.travels = travels
         self.is_private = is_private
         self.inherited = inherited
@@ -64,6 +63,18 @@ class Namespace:
             for key in _FIXED
             if (travels or is_private) and label != "__main__" and key in variables
         }
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The live globals; none if they are gone."""
+        if self._variables is None:
+            return _anonymous.find(self.label) or {}
+        return self._variables
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it lives by its functions alone: nobody else is to keep it."""
+        return self._variables is None
 
     def sends(self, name: str, value: Any) -> bool:
         """Say whether the peer is to be told of a name that a function uses (`value` may be `ABSENT`)."""
@@ -135,8 +146,9 @@ class Rules:
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is not None and getattr(module, "__dict__", None) is variables:
             assert isinstance(name, str)
-            return self.module_namespace(module, name)
-        label = _anonymous_label(fn, name)
+            if name != RUN_PATH:
+                return self.module_namespace(module, name)
+        label = _anonymous.label_of(fn, lambda: _label(name))
         if self.returning and not _rebuild.is_inherited(label):
             return Namespace(label, variables, travels=False, is_private=True)
         return self._namespace(label, variables, True)
@@ -166,11 +178,18 @@ def find(module: ModuleType, path: str) -> Any:
     return found
 
 
+def is_of_module(cls: type) -> bool:
+    """Say whether a class lives by a module that holds it under its name."""
+    name = cls.__module__
+    module = sys.modules.get(name)
+    return module is not None and name != RUN_PATH and find(module, cls.__qualname__) is cls
+
+
 def importable(module: ModuleType, name: str) -> bool:
     """Say whether a fresh interpreter with this ``sys.path`` finds a module."""
     known = _importable.get(name)
-    if known is None or known[0] is not module:
-        known = _importable[name] = (module, _search(module, name))
+    if known is None or _weak.held(known[0]) is not module:
+        known = _importable[name] = (_weak.hold(module), _search(module, name))
     return known[1]
 
 
@@ -203,23 +222,5 @@ def _registered(name: str) -> bool:
     return any(name == known or name.startswith(known + ".") for known in registry)
 
 
-def _anonymous_label(fn: FunctionType, name: object) -> str:
-    """Label globals that are no module's, for as long as a known function uses them."""
-    key = id(fn.__globals__)
-    known = _anonymous.get(key)
-    if known is None:
-        label = f"{name if isinstance(name, str) else 'exec'}#{_rebuild.unique()}"
-        known = _anonymous[key] = (label, {})
-        _rebuild.namespaces[label] = fn.__globals__
-    label, owners = known
-    owner = id(fn)
-    if owner not in owners:
-
-        def forget(_dead: object) -> None:
-            owners.pop(owner, None)
-            if not owners:
-                _anonymous.pop(key, None)
-                _rebuild.namespaces.pop(label, None)
-
-        owners[owner] = weakref.ref(fn, forget)
-    return label
+def _label(name: object) -> str:
+    return f"{name if isinstance(name, str) else 'exec'}#{_rebuild.unique()}"

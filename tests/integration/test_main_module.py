@@ -491,3 +491,33 @@ def test_classes_that_keep_what_they_are_in_tasks(run_script, method):
         """,
         args=[method],
     ).check()
+
+
+@pytest.mark.parametrize("method", NO_GUARD)
+def test_globals_of_no_module_go_with_their_functions(run_script, method):
+    run_script(
+        """
+        import gc, runpy, sys, weakref
+        import bireme
+
+        SOURCE = "data = [1] * 1000\\ndef work(x): return helper(x) + len(data)\\ndef helper(x): return x"
+        with open("job.py", "w") as file:
+            file.write(SOURCE)
+
+        def executed():
+            variables = {"__name__": "cell"}
+            exec(SOURCE, variables)
+            return variables
+
+        with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+            for make in (executed, lambda: runpy.run_path("job.py")):
+                variables = make()
+                kept = weakref.ref(variables["helper"])
+                assert pool.apply(variables["work"], (1,)) == 1001
+                assert pool.map(variables["work"], [1, 2]) == [1001, 1002]
+                del variables
+                gc.collect()
+                assert kept() is None, make
+        """,
+        args=[method],
+    ).check()
