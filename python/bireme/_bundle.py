@@ -71,14 +71,18 @@ class _Name:
             self.value, self.stream, self.digest, self.watch = ABSENT, _NOTHING, b"", None
             return
         watch = self.watch
-        if watch and value is self.value and not watch.mutable and watch.unchanged():
+        if watch and value is self.value and _is_as_it_was(watch, self.stream.needs):
             return
-        stream = dump((large(value),), rules, roots=(value,), list_parts=True)
+        stream = dump((large(value),), rules, names=frozenset((self.key,)), list_parts=True)
         found = digest(stream.fingerprint())
         if found != self.digest:
             self.version += 1
         self.value, self.stream, self.digest = value, stream, found
         self.watch = Watch(value, rules, follow=False)
+
+    def follows(self) -> set[tuple[str, str]]:
+        """Return the keys of what its pickle refers to."""
+        return self.stream.needs.references
 
     def let_go(self) -> None:
         """Keep nothing alive that may keep globals alive which go with their functions."""
@@ -98,7 +102,7 @@ class _Class:
     """The definition of one by-value class as it was sent last."""
 
     __slots__ = (
-        "attributes", "bases", "cls", "digest", "filling", "home", "moved", "needs", "skeleton",
+        "attributes", "bases", "cls", "digest", "filling", "held", "home", "moved", "needs", "skeleton",
         "stream", "turn", "uid", "version", "watch",
     )  # fmt: skip
 
@@ -117,6 +121,7 @@ class _Class:
         self.stream: Stream
         self.needs = Needs()
         self.turn = 0
+        self.held: dict[tuple[str, str], int] = {}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -126,17 +131,17 @@ class _Class:
     def update(self, rules: Rules) -> None:
         """Pickle the definition again if an attribute may have changed."""
         watch = self.watch
-        if watch and not watch.mutable and watch.unchanged():
+        if watch and _is_as_it_was(watch, self.needs):
             return
         cls = self.cls
         made, filling = definition(cls, rules)
-        skeleton = dump(made, rules, roots=(cls,))
+        skeleton = dump(made, rules, root=cls)
         # The peer may have the class as it was.
         self.attributes.update(dict.fromkeys(vars(cls)))
         self.moved |= _identities(cls.__bases__) != self.bases
         filling = [*update(cls, self.attributes, self.moved), *filling]
         self.filling = [Call(*call) for call in filling]
-        stream = dump(self.filling, rules, roots=(cls,), list_parts=not rules.returning)
+        stream = dump(self.filling, rules, root=cls, list_parts=not rules.returning)
         found = digest(stream.fingerprint())
         if found != self.digest or skeleton.payload != self.skeleton:
             self.version += 1
@@ -147,6 +152,10 @@ class _Class:
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
 
+    def follows(self) -> set[tuple[str, str]]:
+        """Return the keys of the names that its pickle refers to."""
+        return {key for key in self.stream.needs.references if key[1]}
+
     def let_go(self) -> None:
         """Keep no class alive that may keep globals alive which go with their functions."""
         if not is_of_module(self.cls):
@@ -156,6 +165,11 @@ class _Class:
     def is_gone(self) -> bool:
         """Say whether there can be no such class any more."""
         return self.cls is None and not is_known(self.uid)
+
+
+def _is_as_it_was(watch: Watch, needs: Needs) -> bool:
+    """Say whether the pickle that needs these can still be sent."""
+    return not watch.mutable and watch.unchanged() and needs.still_hold()
 
 
 def _identities(objects: Iterable[Any]) -> list[int]:
@@ -324,10 +338,7 @@ class Sender:
     ) -> Bundle:
         if not classes and not names:
             return _EMPTY
-        self._advance(names, before)
-        for item in classes:
-            if item.version > before[item.key]:
-                item.turn = self._turn
+        self._advance([*classes, *names.values()], before)
         groups = _groups(names)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
@@ -350,7 +361,7 @@ class Sender:
         for item, unit in zip(classes, units, strict=True):
             stream = unit.stream(self.rules)
             record = (item.uid, None, _places(unit.entries, stream), *place(stream))
-            after = sorted(unit.owners() | stream.needs.references)
+            after = sorted(unit.owners() | item.follows())
             definitions.append((item.home, item.skeleton, after, record))
         records = []
         for layer in _ordered(layers, classes):
@@ -368,14 +379,12 @@ class Sender:
             self._written[carries] = (state, bundle)
         return bundle
 
-    def _advance(
-        self, names: dict[tuple[str, str], _Name], before: dict[tuple[str, str], int]
-    ) -> None:
-        """Have the version of a name grow with those of what it refers to."""
-        followers: dict[tuple[str, str], list[_Name]] = {}
+    def _advance(self, entries: list[Any], before: dict[tuple[str, str], int]) -> None:
+        """Have the version of a name, or class, grow with those of what it refers to."""
+        followers: dict[tuple[str, str], list[Any]] = {}
         todo = []
-        for entry in names.values():
-            for key in entry.stream.needs.references:
+        for entry in entries:
+            for key in entry.follows():
                 followers.setdefault(key, []).append(entry)
             if entry.version > before[entry.key] or self._versions(entry.held) != entry.held:
                 todo.append(entry)
@@ -389,11 +398,12 @@ class Sender:
         for entry in newer.values():
             entry.version = max(entry.version, before[entry.key] + 1)
         for entry in newer.values():
-            entry.held = self._versions(entry.stream.needs.references)
+            entry.held = self._versions(entry.follows())
             entry.turn = self._turn
 
     def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        return {key: self._names[key].version for key in keys if key in self._names}
+        entries = {key: self._names.get(key) or self._classes.get(key[0]) for key in keys}
+        return {key: entry.version for key, entry in entries.items() if entry is not None}
 
 
 def _let_go(entries: list[Any]) -> None:
@@ -441,10 +451,10 @@ class _Layer:
             alone: Stream = first.stream
             return alone
         if isinstance(first, _Class):
-            return dump(first.filling, rules, roots=(first.cls,), list_parts=True, known=self.known)
-        values = tuple(entry.value for entry in self.entries)
-        content = tuple(map(large, values))
-        return dump(content, rules, roots=values, list_parts=True, known=self.known)
+            return dump(first.filling, rules, root=first.cls, list_parts=True, known=self.known)
+        content = tuple(large(entry.value) for entry in self.entries)
+        names = frozenset(entry.key for entry in self.entries)
+        return dump(content, rules, names=names, list_parts=True, known=self.known)
 
 
 def _layers(groups: list[list[_Name]], classes: list[_Class]) -> tuple[list[_Layer], list[_Layer]]:
@@ -500,19 +510,16 @@ def _places(entries: list[Any], stream: Stream) -> list[tuple[str, int, list[int
 
 def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
     """Put names of one namespace together whose values share mutable objects."""
-    owners: dict[tuple[str, int], list[_Name]] = {}
+    owners: dict[tuple[str, int], tuple[str, str]] = {}
     members: dict[tuple[str, str], list[_Name]] = {}
     for key, entry in names.items():
         group = members[key] = [entry]
         for inner in entry.stream.parts:
-            other = owners.setdefault((key[0], inner), group)
+            other = members[owners.setdefault((key[0], inner), key)]
             if other is not group:
                 other += group
                 for moved in group:
                     members[moved.key] = other
-                for where, owner in owners.items():
-                    if owner is group:
-                        owners[where] = other
                 group = other
     groups = list({id(group): group for group in members.values()}.values())
     for group in groups:

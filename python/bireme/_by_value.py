@@ -38,7 +38,7 @@ from bireme._rebuild import ABSENT
 from bireme._rules import Namespace, Rules, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Reduced = tuple[Any, ...]
 
@@ -76,11 +76,14 @@ class Needs:
         The namespaces of whole modules, by label: what they had once is needed, too.
     references : set
         Those of `names` that the stream refers to: it has what they are when it is read.
+    places : list
+        Where those were found, and other functions that the stream names: a namespace or a class's
+        attributes, the name in it, and what it gave.
     is_anonymous : bool
         Whether there is a function in the stream whose globals are no module's.
     """
 
-    __slots__ = ("inherited", "is_anonymous", "modules", "names", "references", "units")
+    __slots__ = ("inherited", "is_anonymous", "modules", "names", "places", "references", "units")
 
     def __init__(self) -> None:
         self.units: dict[str, type] = {}
@@ -88,6 +91,7 @@ class Needs:
         self.inherited: dict[tuple[str, str], tuple[Namespace, bool]] = {}
         self.modules: dict[str, Namespace] = {}
         self.references: set[tuple[str, str]] = set()
+        self.places: list[tuple[Mapping[str, Any], str, Any]] = []
         self.is_anonymous = False
 
     def update(self, others: Needs) -> None:
@@ -97,6 +101,7 @@ class Needs:
         self.inherited.update(others.inherited)
         self.modules.update(others.modules)
         self.references.update(others.references)
+        self.places += others.places
         self.is_anonymous |= others.is_anonymous
 
     def joined(self, others: Needs) -> Needs:
@@ -116,7 +121,12 @@ class Needs:
         same = self.joined(Needs())
         units = {uid: hold(cls) for uid, cls in self.units.items()}
         same.units = {uid: cls for uid, cls in units.items() if cls is not _weak.GONE}
+        same.places = []
         return same
+
+    def still_hold(self) -> bool:
+        """Say whether what the stream names is still found under its name."""
+        return all(held.get(name, ABSENT) is found for held, name, found in self.places)
 
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
@@ -143,8 +153,8 @@ class Stream:
     needs : Needs
         What the peer has to know to read it.
     parts : dict
-        The mutable objects inside, by ``id``: their places in the memo, and themselves. Equal
-        payloads list corresponding objects in the same order.
+        The mutable objects inside, and functions, by ``id``: their places in the memo, and themselves.
+        Equal payloads list corresponding objects in the same order.
     """
 
     __slots__ = ("buffers", "needs", "parts", "payload")
@@ -183,24 +193,35 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         Where the stream goes.
     rules : Rules
         What travels by value.
-    roots : tuple, optional
-        Functions or classes whose own definition this stream is: they, and a
-        class's methods, are written out instead of being named.
+    root : type, optional
+        A class whose own definition this stream is: its methods are written out instead of being
+        named.
+    names : frozenset, optional
+        Names whose own values this stream is, likewise.
     """
 
     memo: dict[int, tuple[int, Any]]
 
-    def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        rules: Rules,
+        root: type | None = None,
+        names: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
         # Not a method of ours: the pickler, and what it has seen, would be garbage for a collection to find.
         callback = functools.partial(_take_buffer, self.buffers)
         pickle.Pickler.__init__(self, file, 5, buffer_callback=callback)
         self.rules = rules
-        self.roots = {id(root): root for root in roots}
+        self.root = root
+        self.names = names
         self.needs = Needs()
         self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, Call]] = {}
         self.cells: dict[int, types.CellType] = {}
+        # Those that are no parts by their type, but here.
+        self._functions: set[int] = set()
         self._constants: dict[type, dict[int, tuple[str, Any]]] = {}
 
     def refer(self, known: dict[int, tuple[Any, Reduced]]) -> None:
@@ -215,6 +236,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             else:
                 memo[key] = (memo.pop(id(calls[key]))[0], obj)
         self.memo = memo
+        self._functions.update(known)
 
     def parts(self) -> dict[int, tuple[int, Any]]:
         """Return what `Stream.parts` says."""
@@ -226,7 +248,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         parts = {
             id(obj): (place, obj)
             for place, obj in entries
-            if not (type(obj) is Call or id(obj) in left_out or is_immutable(obj))
+            if id(obj) in self._functions
+            or not (type(obj) is Call or id(obj) in left_out or is_immutable(obj))
         }
         for key, cell in self.cells.items():
             parts[key] = (memo[id(self._refs[key][1])][0], cell)
@@ -251,8 +274,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if fn.__globals__ is _OWN or not self.rules.needs_by_value(fn):
             return NotImplemented
         space = self.rules.namespace(fn)
-        if id(fn) not in self.roots and (reference := self._by_name(space, fn)) is not None:
+        if (reference := self._by_name(space, fn)) is not None:
             return reference
+        self._functions.add(id(fn))
         return (
             _rebuild.function,
             (self._space(space), fn.__code__, self._empty_cells(fn)),
@@ -267,19 +291,25 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         path = getattr(fn, "__qualname__", "")
         owner, _, name = path.rpartition(".")
         if not owner:
-            if space.variables.get(name, ABSENT) is not fn:
+            key = (space.label, name)
+            if space.variables.get(name, ABSENT) is not fn or key in self.names:
                 return None
             if space.travels:
-                self.needs.names[space.label, name] = (space, False)
-                self.needs.references.add((space.label, name))
-            elif (space.label, name) not in _rebuild.held:
+                self.needs.names[key] = (space, False)
+                self.needs.references.add(key)
+                self.needs.places.append((space.variables, name, fn))
+            elif key not in _rebuild.held:
                 return None
-            return (_rebuild.named, (space.label, name))
+            return (_rebuild.named, key)
         cls: Any = space.variables.get(owner)
-        if not isinstance(cls, type) or id(cls) in self.roots or vars(cls).get(name) is not fn:
+        root = self.root
+        if not isinstance(cls, type) or cls is root or vars(cls).get(name) is not fn:
             return None
-        if any(_is_twin(root, cls) and vars(root).get(name) is fn for root in self.roots.values()):
+        if root is not None and _is_twin(root, cls) and vars(root).get(name) is fn:
             return None
+        if self.rules.needs_by_value(cls):
+            self.needs.references.add((_rebuild.uid_of(cls), ""))
+        self.needs.places.append((vars(cls), name, fn))
         return (getattr, (cls, name))
 
     def _space(self, space: Namespace) -> Call:
@@ -355,10 +385,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not self.rules.needs_by_value(wrapper):
             return NotImplemented
         space = self.rules.namespace(fn)
-        if (
-            id(wrapper) not in self.roots
-            and (reference := self._by_name(space, wrapper)) is not None
-        ):
+        if (reference := self._by_name(space, wrapper)) is not None:
             return reference
         return (_rebuild.lru_cache, (fn, wrapper.cache_parameters(), _own_attributes(wrapper)))
 
@@ -395,10 +422,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             top = path.partition(".")[0]
             if not space.sends(top, space.variables.get(top, ABSENT)):
                 return path
-            if not owner and id(obj) not in self.roots:
+            if not owner and (space.label, path) not in self.names:
                 self.needs.names[space.label, path] = (space, False)
                 return (_rebuild.named, (space.label, path))
-            if owner and id(holder := find(module, owner)) not in self.roots:
+            if owner and (holder := find(module, owner)) is not self.root:
                 return (getattr, (holder, name))
         return _named.definition(obj, label, self._shared)
 
@@ -443,7 +470,8 @@ def by_name(fn: Any, rules: Rules) -> tuple[Namespace, str] | None:
 def dump(
     value: Any,
     rules: Rules,
-    roots: tuple[Any, ...] = (),
+    root: type | None = None,
+    names: frozenset[tuple[str, str]] = frozenset(),
     list_parts: bool = False,
     known: dict[int, tuple[Any, Reduced]] | None = None,
 ) -> Stream:
@@ -455,7 +483,7 @@ def dump(
         What to pickle.
     rules : Rules
         What travels by value.
-    roots : tuple, optional
+    root, names : optional
         See `Pickler`.
     list_parts : bool, optional
         Whether the result lists its parts.
@@ -464,7 +492,7 @@ def dump(
     """
     merge_dispatch_table()
     with io.BytesIO() as file:
-        pickler = Pickler(file, rules, roots)
+        pickler = Pickler(file, rules, root, names)
         if known:
             pickler.refer(known)
         pickler.dump(large(value))
@@ -506,13 +534,13 @@ def _own_attributes(wrapper: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(wrapper).items() if name != "__wrapped__"}
 
 
-def _is_twin(root: Any, cls: type) -> bool:
+def _is_twin(root: type, cls: type) -> bool:
     """Say whether a class is another one's earlier self: ``dataclass(slots=True)`` makes a second one.
 
     They have their methods in common, and these may refer to the first by ``__class__``: either
     class is to be filled without the other.
     """
-    return isinstance(root, type) and root.__qualname__ == cls.__qualname__
+    return root.__qualname__ == cls.__qualname__
 
 
 def _inside(space: Namespace, code: types.CodeType) -> dict[str, Any]:

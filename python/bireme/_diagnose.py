@@ -46,8 +46,10 @@ _MACHINERY = (
 class _Lenient(_by_value.Pickler):
     """Pickle everything that agrees to it, and note what does not."""
 
-    def __init__(self, file: io.BytesIO, rules: Rules, roots: tuple[Any, ...] = ()) -> None:
-        super().__init__(file, rules, roots)
+    def __init__(
+        self, file: io.BytesIO, rules: Rules, root: type | None, names: frozenset[tuple[str, str]]
+    ) -> None:
+        super().__init__(file, rules, root, names)
         self.refused: list[tuple[Any, Exception]] = []
 
     def reducer_override(self, obj: Any) -> Any:
@@ -70,12 +72,12 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
     """Return what refuses in an object and all it needs, and the bytes of the rest."""
     refused: list[tuple[Any, Exception]] = []
     size = 0
-    todo: list[tuple[Any, tuple[Any, ...]]] = [(obj, ())]
+    todo: list[tuple[Any, type | None, frozenset[Any]]] = [(obj, None, frozenset())]
     known: set[Any] = set()
     while todo:
-        value, roots = todo.pop()
+        value, root, names = todo.pop()
         with io.BytesIO() as file:
-            pickler = _Lenient(file, rules, roots)
+            pickler = _Lenient(file, rules, root, names)
             try:
                 pickler.dump(value)
             except Exception as error:  # a part that no reducer sees, such as a list of itself
@@ -86,12 +88,12 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
         for uid, cls in pickler.needs.units.items():
             if uid not in known:
                 known.add(uid)
-                todo.append((definition(cls, rules), (cls,)))
+                todo.append((definition(cls, rules), cls, frozenset()))
         for key, (space, optional) in pickler.needs.names.items():
             if key not in known and not optional:
                 known.add(key)
                 if (item := space.variables.get(key[1], ABSENT)) is not ABSENT:
-                    todo.append((item, (item,)))
+                    todo.append((item, None, frozenset((key,))))
     return refused, size
 
 

@@ -521,3 +521,45 @@ def test_globals_of_no_module_go_with_their_functions(run_script, method):
         """,
         args=[method],
     ).check()
+
+
+@pytest.mark.parametrize("method", NO_GUARD)
+def test_a_function_is_the_same_under_all_its_names(run_script, method):
+    run_script(
+        """
+        import functools, sys
+        import bireme
+
+        memo = {}
+        def memoize(fn):
+            memo[fn] = {}
+            @functools.wraps(fn)
+            def wrapper(x):
+                return memo[fn].setdefault(x, fn(x))
+            return wrapper
+
+        @memoize
+        def square(x): return x * x
+
+        def mse(a): return a * a
+        loss = mse
+        key = lambda x: x
+        table = {key: 1}
+
+        class Plugin:
+            def on_start(self): pass
+        class Mine(Plugin):
+            def on_start(self): return 1
+        default = Plugin.on_start
+
+        with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+            assert pool.map(square, [3, 3]) == [9, 9]
+            assert pool.apply(lambda: (loss is mse, table[key])) == (True, 1)
+            kinds = [Plugin(), Mine()]
+            assert pool.map(lambda p: type(p).on_start is default, kinds) == [True, False]
+            loss = lambda a: a
+            table = {loss: 2}
+            assert pool.apply(lambda: (loss is mse, table[loss])) == (False, 2)
+        """,
+        args=[method],
+    ).check()
