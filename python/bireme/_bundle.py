@@ -26,7 +26,7 @@ from bireme import _anonymous
 from bireme._by_value import Call, Needs, Stream, dump, identity, large
 from bireme._classes import definition, update
 from bireme._fingerprint import Watch
-from bireme._rebuild import ABSENT, is_known, part
+from bireme._rebuild import ABSENT, is_known, part, uid_of
 from bireme._rules import is_of_module
 
 if TYPE_CHECKING:
@@ -266,9 +266,24 @@ class Sender:
     ) -> Bundle:
         absent: set[tuple[str, str]] = set()
         before: dict[tuple[str, str], int] = {}
+        if self._gather(needs, names, classes, absent, before) and not self.rules.returning:
+            self._gather_subclasses(names, classes, absent, before)
+        return self._write(list(classes.values()), names, before, absent)
+
+    def _gather(
+        self,
+        needs: Needs,
+        names: dict[tuple[str, str], _Name],
+        classes: dict[str, _Class],
+        absent: set[tuple[str, str]],
+        before: dict[tuple[str, str], int],
+    ) -> bool:
+        """Take in what is needed, and what that needs in turn; say whether subclasses are asked for."""
+        asks = False
         todo = [needs]
         while todo:
             more = todo.pop()
+            asks |= more.subclasses
             for uid, cls in more.units.items():
                 if uid not in classes:
                     if uid not in self._classes:
@@ -296,7 +311,33 @@ class Sender:
                     raise
                 names[key] = entry
                 todo.append(entry.stream.needs)
-        return self._write(list(classes.values()), names, before, absent)
+        return asks
+
+    def _gather_subclasses(
+        self,
+        names: dict[Any, Any],
+        classes: dict[Any, Any],
+        absent: set[Any],
+        before: dict[Any, Any],
+    ) -> None:
+        """Take in what is derived from the classes, but for what cannot be pickled."""
+        tables: tuple[Any, ...] = (names, classes, absent, before)
+        todo = [item.cls for item in classes.values()]
+        for cls in todo:
+            for derived in type.__subclasses__(cls):
+                uid = uid_of(derived) if self.rules.needs_by_value(derived) else ""
+                if not uid or uid in classes:
+                    continue
+                needs = Needs()
+                needs.units[uid] = derived
+                more = [table.copy() for table in tables]
+                try:
+                    self._gather(needs, *more)
+                except Exception:  # the task has no need of it that is known
+                    continue
+                todo += [item.cls for key, item in more[1].items() if key not in classes]
+                for table, taken in zip(tables, more, strict=True):
+                    table.update(taken)
 
     def _forget_gone(self) -> None:
         """Forget what was sent of globals, and classes, that are gone."""

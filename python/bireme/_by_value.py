@@ -28,6 +28,7 @@ from bireme._fingerprint import (
     HEAP_TYPE,
     LARGE_BYTES,
     annotations_of,
+    asks_for_subclasses,
     contents,
     global_names,
     is_immutable,
@@ -81,9 +82,13 @@ class Needs:
         attributes, the name in it, and what it gave.
     is_anonymous : bool
         Whether there is a function in the stream whose globals are no module's.
+    subclasses : bool
+        Whether code in it asks for the subclasses of classes.
     """
 
-    __slots__ = ("inherited", "is_anonymous", "modules", "names", "places", "references", "units")
+    __slots__ = (
+        "inherited", "is_anonymous", "modules", "names", "places", "references", "subclasses", "units",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.units: dict[str, type] = {}
@@ -93,6 +98,7 @@ class Needs:
         self.references: set[tuple[str, str]] = set()
         self.places: list[tuple[Mapping[str, Any], str, Any]] = []
         self.is_anonymous = False
+        self.subclasses = False
 
     def update(self, others: Needs) -> None:
         """Take in what else is needed."""
@@ -103,6 +109,7 @@ class Needs:
         self.references.update(others.references)
         self.places += others.places
         self.is_anonymous |= others.is_anonymous
+        self.subclasses |= others.subclasses
 
     def joined(self, others: Needs) -> Needs:
         """Return these and others."""
@@ -356,6 +363,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if value is not ABSENT and id(cell) not in self.cells:
                 filled.append((self._shared(cell, (types.CellType, ())), large(value)))
             self.cells[id(cell)] = cell
+        self.needs.subclasses |= asks_for_subclasses(code)
         inside = _inside(space, code)
         values += inside.values() if inside else self._need_globals(space, code)
         return (

@@ -8,8 +8,8 @@ Asking again later compares those by identity (atoms also by value), which takes
 well under a microsecond for an ordinary function.
 
 Whatever else is not known to be immutable, by its exact type, may change in place
-without a new identity (dict, list, set, instances): the watch is then *mutable*
-and its owner pickles again to see. Large buffers count as unchanged while they
+without a new identity (dict, list, set, instances), and so may the subclasses of a
+class, if code asks for them: the watch is then *mutable* and its owner pickles again to see. Large buffers count as unchanged while they
 are the same object; `refresh` says otherwise.
 """
 
@@ -319,6 +319,8 @@ class Watch:
             # dataclass's `__repr__` has a set) is scratch space, not input.
             if value is not ABSENT and not special:
                 self._visit(value)
+        if self._follow and asks_for_subclasses(fn.__code__):
+            self.mutable = True
         if self._follow and (space := self._rules.namespace(fn)).travels:
             for name in global_names(fn.__code__)[0]:
                 value = fn.__globals__.get(name, ABSENT)
@@ -564,6 +566,11 @@ def global_names(code: types.CodeType) -> tuple[dict[str, None], frozenset[str]]
     reference = weakref.ref(code, lambda _: _names.pop(key, None))
     _names[key] = (reference, (found, frozenset(every)))
     return _names[key][1]
+
+
+def asks_for_subclasses(code: types.CodeType) -> bool:
+    """Say whether code looks for what is derived from a class: for plugins, as a rule."""
+    return "__subclasses__" in global_names(code)[1]
 
 
 def _code_objects(code: types.CodeType) -> Iterator[types.CodeType]:

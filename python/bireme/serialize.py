@@ -140,7 +140,8 @@ class _Side:
             try:
                 body = sender.dump(obj)
                 needs = body.needs
-                if known.issuperset(needs.units) and known.issuperset(needs.names):
+                is_known = known.issuperset(needs.units) and known.issuperset(needs.names)
+                if is_known and not needs.subclasses:
                     return body, None
                 return body, sender.bundle(needs)
             except Exception as error:

@@ -563,3 +563,28 @@ def test_a_function_is_the_same_under_all_its_names(run_script, method):
         """,
         args=[method],
     ).check()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_plugins_are_found_by_their_base(run_script, method):
+    run_script(
+        """
+        import sys
+        import bireme
+
+        class Codec:
+            pass
+        class Csv(Codec):
+            name = "csv"
+        class Json(Codec):
+            name = "json"
+
+        def find(name):
+            return next(c for c in Codec.__subclasses__() if c.name == name).__name__
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert pool.map(find, ["csv", "json"]) == ["Csv", "Json"]
+        """,
+        args=[method],
+    ).check()
