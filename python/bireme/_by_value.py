@@ -49,6 +49,10 @@ _LRU = type(functools.lru_cache(len))
 _UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._BUILTIN_TYPE_NAMES})
 
 
+#: Packages with metaclasses in C whose classes cannot be made of what they consist of.
+_CLOSED = frozenset({"msgspec"})
+
+
 class Call:
     """Pickles as a call; one object in a stream, so that the stream shares its result."""
 
@@ -446,6 +450,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return made
         if not cls.__flags__ & HEAP_TYPE:
             return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented
+        kind: Any = type(cls)
+        if any(made.__module__.partition(".")[0] in _CLOSED for made in kind.__mro__):
+            raise TypeError(
+                f"cannot pickle {cls.__name__!r}: only a class statement can make such a class"
+            )
         uid = _rebuild.uid_of(cls)
         if not (self.rules.returning and uid in _rebuild.kept):
             self.needs.units[uid] = cls

@@ -24,6 +24,7 @@ from bireme import _by_value
 from bireme._classes import definition
 from bireme._fingerprint import contents, global_names
 from bireme._rebuild import ABSENT
+from bireme._rules import MAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,21 +100,24 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
 
 def _path(
     roots: list[tuple[str, Any]], refused: list[tuple[Any, Exception]], rules: Rules
-) -> tuple[str, Any, Exception] | None:
-    """Return the shortest path to an object that refuses."""
+) -> tuple[str, Any, Exception, type | None] | None:
+    """Return the shortest path to an object that refuses, and the class in which it is."""
     wanted = {id(obj): (obj, error) for obj, error in refused}
     deadline = time.monotonic() + _SECONDS_MAX
-    queue = deque(roots)
+    queue: deque[tuple[str, Any, type | None]] = deque((*root, None) for root in roots)
     seen: dict[int, Any] = {}
     while queue and len(seen) < _NODES_MAX and time.monotonic() < deadline:
-        where, obj = queue.popleft()
+        where, obj, cls = queue.popleft()
+        if isinstance(obj, type):
+            cls = obj
         if id(obj) in wanted:
-            return (where, *wanted[id(obj)])
+            return (where, *wanted[id(obj)], cls)
         if id(obj) in seen or type(obj) in _ATOMS:
             continue
         seen[id(obj)] = obj
         try:
-            queue.extend(islice(_children(where, obj, rules), _NODES_MAX))
+            children = islice(_children(where, obj, rules), _NODES_MAX)
+            queue.extend((*child, cls) for child in children)
         except Exception:  # a hostile attribute hides its children only
             continue
     return None
@@ -226,19 +230,19 @@ def describe(obj: Any, label: str | Sequence[str], rules: Rules) -> str:
 
 def _describe(
     obj: Any, label: str | Sequence[str], rules: Rules
-) -> tuple[str, str, Exception | None]:
+) -> tuple[str, str, Exception | None, type | None]:
     shown = label if isinstance(label, str) else " and ".join(label)
     refused, size = _survey(obj, rules)
     if not refused:
-        return (f"{shown} can be pickled ({size:,} bytes)", shown, None)
+        return (f"{shown} can be pickled ({size:,} bytes)", shown, None, None)
     found = _path(_roots(obj, label), refused, rules)
     rest = f"; the rest of {shown} is {size:,} bytes"
     if found is None:
         culprit, error = refused[0]
-        where = f"something inside of {shown}"
+        where, cls = f"something inside of {shown}", None
     else:
-        where, culprit, error = found
-    return (f"{where} is a {_kind(culprit)} object: {error}{rest}", where, error)
+        where, culprit, error, cls = found
+    return (f"{where} is a {_kind(culprit)} object: {error}{rest}", where, error, cls)
 
 
 def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rules) -> Exception:
@@ -251,8 +255,9 @@ def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rul
 
     if isinstance(error, PicklingError):
         return error
+    cls = None
     try:
-        text, where, refusal = _describe(obj, label, rules)
+        text, where, refusal, cls = _describe(obj, label, rules)
         if refusal is None:  # it did not refuse again
             text = f"{where}: {error}"
     except Exception:  # the explanation must not hide what it explains
@@ -260,7 +265,12 @@ def explained(error: Exception, obj: Any, label: str | Sequence[str], rules: Rul
         text += f": {error}"
     if _is_refusal(error):
         error = PicklingError(f"cannot pickle: {text}")
-        if "global '" in where:
+        if cls is not None and rules.by_value_main and cls.__module__ in MAIN:
+            error.add_note(
+                f"hint: put the class {cls.__qualname__!r} into a module that the workers can import, "
+                "or use start_method='fork'"
+            )
+        elif "global '" in where:
             error.add_note(
                 "hint: what each process needs one of its own of, such as a lock or a connection, "
                 "is made by the pool's initializer instead"

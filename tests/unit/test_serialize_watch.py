@@ -519,3 +519,21 @@ def test_diagnose_by_hand():
 def test_results_are_refused_in_the_worker_with_a_path(pair):
     with pytest.raises(RuntimeError, match=r"PicklingError.*result\[0\] is a _thread\.lock"):
         pair.run(lambda: [threading.Lock()])
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("class Model: manager = weakref.ref(set())", "weakref"),
+        # As that of `msgspec.Struct`.
+        ("class Kind(type): pass\nKind.__module__ = 'msgspec._core'\nclass Model(metaclass=Kind): pass",
+         "only a class statement"),
+    ],
+)  # fmt: skip
+def test_a_class_that_cannot_travel_is_refused_with_a_way_out(encoder, script, source, why):
+    main = script(f"import weakref\n{source}\ndef make(): return Model()")
+    with pytest.raises(support.errors.PicklingError, match=f"global 'Model'.*{why}") as raised:
+        encoder.encode_function(main.make)
+    (note,) = raised.value.__notes__
+    assert "'Model' into a module" in note
+    assert "start_method='fork'" in note
