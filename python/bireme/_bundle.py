@@ -23,8 +23,8 @@ from _pickle import dumps as plain_dumps
 from typing import TYPE_CHECKING, Any
 
 from bireme import _anonymous
-from bireme._by_value import Call, Needs, Stream, dump, identity, large
-from bireme._classes import definition, update
+from bireme._by_value import Needs, Stream, dump, identity, large
+from bireme._classes import Call, definition, update
 from bireme._fingerprint import Watch
 from bireme._rebuild import ABSENT, is_known, part, uid_of
 from bireme._rules import is_of_module

@@ -23,7 +23,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as internals
 
 from bireme import _inherit, _named, _rebuild, _weak
-from bireme._classes import c_type
+from bireme._classes import Call, c_type
 from bireme._fingerprint import (
     HEAP_TYPE,
     LARGE_BYTES,
@@ -51,18 +51,6 @@ _UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._B
 
 #: Packages with metaclasses in C whose classes cannot be made of what they consist of.
 _CLOSED = frozenset({"msgspec"})
-
-
-class Call:
-    """Pickles as a call; one object in a stream, so that the stream shares its result."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-
-    def __reduce__(self) -> Reduced:
-        return self.call
 
 
 class Needs:

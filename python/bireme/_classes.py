@@ -10,6 +10,7 @@ hold the class, arguments that nobody has kept, and attributes that are still to
 
 from __future__ import annotations
 
+import abc
 import copyreg
 import enum
 import operator
@@ -20,25 +21,42 @@ from typing import TYPE_CHECKING, Any
 from cloudpickle import cloudpickle as internals
 
 from bireme import _skeleton
-from bireme._fingerprint import is_c_field, member_attributes
+from bireme._fingerprint import is_c_field, is_immutable, member_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bireme._rules import Rules
 
-Call = tuple[Any, ...]
+Reduced = tuple[Any, ...]
+
+
+class Call:
+    """Pickles as a call; one object in a stream, so that the stream shares its result."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Reduced:
+        return self.call
+
 
 #: Values that are set first: others may call them, or read them, while they are unpickled.
-_FIRST = (types.FunctionType, classmethod, staticmethod, property, str, int, bool)
+_FIRST = (types.FunctionType, classmethod, staticmethod, property, Call, str, int, bool)
 #: Set first, too: without the fields of a C structure there are no instances.
 _FIELDS = "_fields_"
+#: What a class has by itself, and what pickle, or a look at the annotations, leaves in it: no change of it.
+_BY_ITSELF = frozenset(
+    {"__dict__", "__weakref__", "__slotnames__", "__annotate_func__", "_abc_impl"}
+)
 _NEW_ARGUMENTS = frozenset({"__getnewargs__", "__getnewargs_ex__"})
 #: What `EnumType` makes by itself, besides the members.
 _ENUM = frozenset({"_member_names_", "_member_map_", "_member_type_", "_value2member_map_"})
 
 
-def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
+def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced]]:
     """Take a class apart.
 
     Parameters
@@ -55,15 +73,11 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     state : list of tuple
         Calls that fill it, in this order.
     """
-    attributes: dict[str, Any] = internals._class_getstate(cls)[0]
-    # What pickle, or a look at the annotations, leaves in a class is no change of it.
-    attributes.pop("__slotnames__", None)
-    if not attributes.get("__annotations__", True):
-        del attributes["__annotations__"]
+    attributes = _attributes(cls, rules)
     origin, bases = _origin(cls, rules)
     arguments = (origin, type(cls), cls.__name__, bases)
-    last: list[Call] = []
-    skeleton: Call
+    last: list[Reduced] = []
+    skeleton: Reduced
     if issubclass(cls, enum.Enum):
         skeleton = (_skeleton.enum_class, (*arguments, *_enum(cls)))
         last.append((_skeleton.fill_members, (cls, *_members(cls))))
@@ -77,7 +91,7 @@ def definition(cls: Any, rules: Rules) -> tuple[Call, list[Call]]:
     return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
 
 
-def update(cls: Any, sent: Iterable[str], moved: bool) -> list[Call]:
+def update(cls: Any, sent: Iterable[str], moved: bool) -> list[Reduced]:
     """Give the calls that take from a class which the peer may have what is there no longer.
 
     Parameters
@@ -90,12 +104,50 @@ def update(cls: Any, sent: Iterable[str], moved: bool) -> list[Call]:
         Whether it had other bases once.
     """
     gone = [name for name in sent if name not in vars(cls)]
-    calls: list[Call] = []
+    calls: list[Reduced] = []
     if moved:
         calls.append((_skeleton.set_bases, (cls, cls.__bases__)))
     if gone:
         calls.append((_skeleton.delete_attributes, (cls, gone)))
     return calls
+
+
+def _attributes(cls: Any, rules: Rules) -> dict[str, Any]:
+    """Return what a class holds itself, whatever its bases have; but not what it is born with."""
+    attributes = {
+        # Not the interned name, which a stream would share with equal names as chance will have it.
+        "".join(name): _held_by_base(cls, name, value, rules)
+        for name, value in sorted(vars(cls).items())
+        if name not in _BY_ITSELF and not _is_slot(cls, name, value)
+    }
+    if not attributes.get("__annotations__", True):
+        del attributes["__annotations__"]
+    if issubclass(type(cls), abc.ABCMeta):
+        registered = abc._get_dump(cls)[0]  # type: ignore[attr-defined]
+        attributes["_abc_impl"] = [sub for held in registered if (sub := held()) is not None]
+    return attributes
+
+
+def _is_slot(cls: type, name: str, value: Any) -> bool:
+    """Say whether an attribute is what ``__slots__`` made for one of its names."""
+    if type(value) is not types.MemberDescriptorType:
+        return False
+    return value.__objclass__ is cls and value.__name__ == name
+
+
+def _held_by_base(cls: type, name: str, value: Any, rules: Rules) -> Any:
+    """Refer to an object that a base holds under the same name, and that is to be no copy.
+
+    That is a base's function, and what an importable base has: the peer has that one itself.
+    """
+    if is_immutable(value) and type(value) is not types.FunctionType:
+        return value
+    for base in cls.__mro__[1:]:
+        if vars(base).get(name) is value and (
+            type(value) is types.FunctionType or not rules.needs_by_value(base)
+        ):
+            return Call(_skeleton.held, (base, name))
+    return value
 
 
 def _origin(cls: Any, rules: Rules) -> tuple[type, tuple[Any, ...]]:
@@ -131,9 +183,6 @@ def _at_once(cls: Any, attributes: dict[str, Any]) -> dict[str, Any]:
     slots = own.get("__slots__")
     if slots is not None and not issubclass(cls, tuple):
         kept["__slots__"] = attributes.pop("__slots__", slots)
-        for slot in [slots] if isinstance(slots, str) else slots:
-            if slot.startswith("__") and not slot.endswith("__"):
-                attributes.pop(f"_{cls.__name__.lstrip('_')}{slot}", None)
     if any(k.__module__ == "_ctypes" for k in type(cls).__mro__):
         _move_c_options(attributes, kept)
     return kept
@@ -148,7 +197,7 @@ def _move_c_options(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
             kept[name] = attributes.pop(name)
 
 
-def c_type(cls: Any) -> Call | None:
+def c_type(cls: Any) -> Reduced | None:
     """Refer to a type of ctypes that has no name there.
 
     That is what it makes of another type, and keeps: pointers, arrays, types of the other byte
@@ -172,7 +221,7 @@ def c_type(cls: Any) -> Call | None:
     return None
 
 
-def _enum(cls: Any) -> Call:
+def _enum(cls: Any) -> Reduced:
     """Return what an enum must have from its birth: attributes, members, options."""
     attributes = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     boundary = getattr(cls, "_boundary_", None)
@@ -192,7 +241,7 @@ def _member(member: Any) -> list[Any]:
     return [mixin, arguments, member._value_]
 
 
-def _members(cls: Any) -> Call:
+def _members(cls: Any) -> Reduced:
     """Return the values and attributes of an enum's members, and by which other values they are found."""
     own = {id(member): member for member in cls.__members__.values()}
     others = {

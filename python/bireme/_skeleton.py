@@ -107,6 +107,11 @@ def _new_class(
             type.__setattr__(cls, "__init_subclass__", hook)
 
 
+def held(cls: Any, name: str) -> Any:
+    """Return what a class holds itself, as it is there: no binding."""
+    return vars(cls)[name]
+
+
 def fill_class(cls: Any, origin: Any, attributes: dict[str, Any]) -> None:
     """Give a class attributes, whatever its own metaclass says of setting them."""
     if id(cls) in spared:

@@ -666,3 +666,99 @@ def test_a_look_at_a_class_is_no_change_of_it(pair, script):
     assert [pair.run(main.work, key) for key in range(3)] == [1, 2, 3]
     main.look()
     assert [pair.run(main.work, key) for key in range(3, 6)] == [4, 5, 6]
+
+
+# Attributes that a base has, too
+
+
+def test_an_attribute_set_to_what_the_base_has(pair, script):
+    main = script("""
+        class Base:
+            rate = 0.1
+            def step(self): return "base"
+            @property
+            def kind(self): return "base"
+        class Fine(Base):
+            rate = 0.01
+            def step(self): return "fine"
+            @property
+            def kind(self): return "fine"
+        def work(): return Base.rate, Fine.rate, Fine().step(), Fine().kind
+        def is_same(): return vars(Fine)["kind"] is vars(Base)["kind"]
+    """)
+    assert pair.run(main.work) == (0.1, 0.01, "fine", "fine")
+    for cls in (main.Base, main.Fine):
+        cls.rate = 0.5
+    main.Fine.step, main.Fine.kind = main.Base.step, main.Base.kind
+    assert pair.run(main.work) == (0.5, 0.5, "base", "base")
+    assert pair.run(main.is_same)
+    main.Base.rate = 0.7
+    assert pair.run(main.work) == (0.7, 0.5, "base", "base")
+    del main.Fine.rate
+    assert pair.run(main.work) == (0.7, 0.7, "base", "base")
+
+
+def test_a_class_repeats_what_its_base_has(pair, script):
+    main = script("""
+        class Base:
+            debug, items = False, []
+            def step(self): return "base"
+        class Runner(Base):
+            debug = False
+        class Verbose:
+            debug = True
+            def step(self): return "verbose"
+        class Job(Runner, Verbose):
+            debug, items, step = True, Base.items, Verbose.step
+        def make():
+            class Local:
+                def step(self): return "local"
+            class Again(Local):
+                step = Local.step
+            return Local, Again
+        def work(): return Job.debug, Job().step(), "debug" in vars(Runner), Job.items is Base.items
+        def own(local, again): return vars(again)["step"] is vars(local)["step"], again().step()
+    """)
+    assert pair.run(main.work) == (True, "verbose", True, True)
+    assert pair.run(main.own, *main.make()) == (True, "local")
+
+
+def test_a_class_repeats_what_an_importable_base_has(pair, script, tmp_path, monkeypatch):
+    (tmp_path / "with_lock.py").write_text(
+        "import threading\n"
+        "class Base:\n"
+        "    lock, items, level = threading.Lock(), [], 1\n"
+        "    @classmethod\n"
+        "    def kind(cls): return cls.__name__\n"
+        "class Other:\n"
+        "    level = 2\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main = script("""
+        from with_lock import Base, Other
+        class Derived(Other, Base):
+            lock, items, level, kind = Base.lock, Base.items, Base.level, vars(Base)["kind"]
+        def work():
+            shared = Derived.lock is Base.lock and Derived.items is Base.items
+            return shared, Derived.level, Derived.kind(), "kind" in vars(Derived)
+    """)
+    assert pair.run(main.work) == (True, 1, "Derived", True)
+
+
+def test_what_a_class_is_born_with_is_left_out(pair, script):
+    main = script("""
+        import abc
+        class Slotted:
+            __slots__ = ("a", "__private", "replaced")
+        Slotted.alias, Slotted.replaced = Slotted.a, 5
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+        class Square: pass
+        Shape.register(Square)
+        def work():
+            made = Slotted()
+            made.a, made._Slotted__private = 1, 2
+            return made.alias, made._Slotted__private, made.replaced, isinstance(Square(), Shape)
+    """)
+    assert pair.run(main.work) == (1, 2, 5, True)
