@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from bireme import _anonymous
 from bireme._by_value import Needs, Stream, dump, identity, large
-from bireme._classes import Call, definition, update
+from bireme._classes import Call, Functions, definition, update
 from bireme._fingerprint import Watch
 from bireme._rebuild import ABSENT, is_known, part, uid_of
 from bireme._rules import is_of_module
@@ -62,6 +62,11 @@ class _Name:
     def key(self) -> tuple[str, str]:
         """What names it among all."""
         return (self.space.label, self.name)
+
+    @property
+    def needs(self) -> Needs:
+        """What the peer has to know to read it."""
+        return self.stream.needs
 
     def update(self, rules: Rules) -> None:
         """Pickle the value again if it may have changed; a name that is gone has an empty pickle."""
@@ -102,8 +107,8 @@ class _Class:
     """The definition of one by-value class as it was sent last."""
 
     __slots__ = (
-        "attributes", "bases", "cls", "digest", "filling", "held", "home", "moved", "needs", "skeleton",
-        "stream", "turn", "uid", "version", "watch",
+        "attributes", "bases", "cls", "digest", "filling", "functions", "held", "home", "moved", "needs",
+        "skeleton", "stream", "turn", "uid", "version", "watch",
     )  # fmt: skip
 
     def __init__(self, uid: str, cls: type) -> None:
@@ -118,10 +123,12 @@ class _Class:
         self.skeleton = b""
         self.filling: list[Call] = []
         self.digest = b""
+        self.functions: Functions = (type, {})
         self.stream: Stream
         self.needs = Needs()
-        self.turn = 0
+        # As in `_Name`.
         self.held: dict[tuple[str, str], int] = {}
+        self.turn = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -134,14 +141,14 @@ class _Class:
         if watch and _is_as_it_was(watch, self.needs):
             return
         cls = self.cls
-        made, filling = definition(cls, rules)
+        made, filling, self.functions = definition(cls, rules)
         skeleton = dump(made, rules, root=cls)
         # The peer may have the class as it was.
         self.attributes.update(dict.fromkeys(vars(cls)))
         self.moved |= _identities(cls.__bases__) != self.bases
         filling = [*update(cls, self.attributes, self.moved), *filling]
         self.filling = [Call(*call) for call in filling]
-        stream = dump(self.filling, rules, root=cls, list_parts=not rules.returning)
+        stream = self.dump(rules, list_parts=not rules.returning)
         found = digest(stream.fingerprint())
         if found != self.digest or skeleton.payload != self.skeleton:
             self.version += 1
@@ -152,6 +159,22 @@ class _Class:
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
 
+    def dump(
+        self,
+        rules: Rules,
+        list_parts: bool,
+        known: dict[int, tuple[Any, tuple[Any, ...]]] | None = None,
+    ) -> Stream:
+        """Pickle what fills the class."""
+        return dump(
+            self.filling,
+            rules,
+            self.cls,
+            list_parts=list_parts,
+            known=known,
+            functions=self.functions,
+        )
+
     def follows(self) -> set[tuple[str, str]]:
         """Return the keys of the names that its pickle refers to."""
         return {key for key in self.stream.needs.references if key[1]}
@@ -160,7 +183,7 @@ class _Class:
         """Keep no class alive that may keep globals alive which go with their functions."""
         if not is_of_module(self.cls):
             self.cls, self.filling, self.stream, self.watch = None, [], _NOTHING, None
-            self.needs = Needs()
+            self.functions, self.needs = (type, {}), Needs()
 
     def is_gone(self) -> bool:
         """Say whether there can be no such class any more."""
@@ -401,7 +424,8 @@ class Sender:
         definitions = []
         for item, unit in zip(classes, units, strict=True):
             stream = unit.stream(self.rules)
-            record = (item.uid, None, _places(unit.entries, stream), *place(stream))
+            places = _places(unit.entries, stream)
+            record = (item.uid, stream.outlines, places, *place(stream))
             after = sorted(unit.owners() | item.follows())
             definitions.append((item.home, item.skeleton, after, record))
         records = []
@@ -492,7 +516,7 @@ class _Layer:
             alone: Stream = first.stream
             return alone
         if isinstance(first, _Class):
-            return dump(first.filling, rules, root=first.cls, list_parts=True, known=self.known)
+            return first.dump(rules, list_parts=True, known=self.known)
         content = tuple(large(entry.value) for entry in self.entries)
         names = frozenset(entry.key for entry in self.entries)
         return dump(content, rules, names=names, list_parts=True, known=self.known)
@@ -532,8 +556,7 @@ def _leave_out_circles(layer: _Layer, entries: dict[tuple[str, str], Any]) -> No
             entry = entries.get(todo.pop())
             if entry is None:
                 continue
-            needs = entry.needs if isinstance(entry, _Class) else entry.stream.needs
-            more = needs.references.union((uid, "") for uid in needs.units) - seen
+            more = entry.needs.references.union((uid, "") for uid in entry.needs.units) - seen
             seen |= more
             todo += more
         if not own.isdisjoint(seen):
@@ -578,9 +601,7 @@ def _ordered(layers: list[_Layer], classes: list[_Class]) -> list[_Layer]:
 
     def needed(key: Any) -> list[Any]:
         layer = owners.get(key)
-        parts = (
-            [definitions[key].needs] if layer is None else [e.stream.needs for e in layer.entries]
-        )
+        parts = [definitions[key].needs] if layer is None else [e.needs for e in layer.entries]
         return [k for needs in parts for k in (*needs.units, *needs.names, *needs.inherited)]
 
     ordered: dict[int, _Layer] = {}

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from bireme import _inherit, _named, _rebuild, _weak
-from bireme._classes import Call, c_type
+from bireme import _inherit, _named, _rebuild, _skeleton, _weak
+from bireme._classes import Call, Functions, c_type
 from bireme._fingerprint import (
     HEAP_TYPE,
     LARGE_BYTES,
@@ -39,7 +39,7 @@ from bireme._rebuild import ABSENT
 from bireme._rules import Namespace, Rules, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 Reduced = tuple[Any, ...]
 
@@ -154,9 +154,12 @@ class Stream:
     parts : dict
         The mutable objects inside, and functions, by ``id``: their places in the memo, and themselves.
         Equal payloads list corresponding objects in the same order.
+    outlines : bytes
+        Of a class: a pickle that makes its functions, but for what is in them. They are there before
+        anything else is read, so that whatever refers to them finds them.
     """
 
-    __slots__ = ("buffers", "needs", "parts", "payload")
+    __slots__ = ("buffers", "needs", "outlines", "parts", "payload")
 
     def __init__(
         self,
@@ -164,17 +167,20 @@ class Stream:
         buffers: list[pickle.PickleBuffer],
         needs: Needs,
         parts: dict[int, tuple[int, Any]],
+        outlines: bytes = b"",
     ) -> None:
         self.payload = payload
         self.buffers = buffers
         self.needs = needs
         self.parts = parts
+        self.outlines = outlines
 
     def fingerprint(self) -> bytes:
         """Return what changes when the content does (large buffers: their identity)."""
+        content = self.outlines + self.payload
         if not self.buffers:
-            return self.payload
-        return self.payload + repr([identity(buffer) for buffer in self.buffers]).encode()
+            return content
+        return content + repr([identity(buffer) for buffer in self.buffers]).encode()
 
 
 def identity(buffer: pickle.PickleBuffer) -> tuple[int, int, int]:
@@ -221,6 +227,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.cells: dict[int, types.CellType] = {}
         # Those that are no parts by their type, but here.
         self._functions: set[int] = set()
+        self._outlined: dict[int, Reduced] = {}
         self._constants: dict[type, dict[int, tuple[str, Any]]] = {}
 
     def refer(self, known: dict[int, tuple[Any, Reduced]]) -> None:
@@ -237,6 +244,42 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.memo = memo
         self._functions.update(known)
 
+    def outline(self, cls: type, functions: Functions) -> bytes:
+        """Write what makes a class's functions beforehand, but for those whose cells others have made."""
+        uid = _rebuild.uid_of(cls)
+        origin, attributes = functions
+        names: dict[int, tuple[types.FunctionType, list[str]]] = {}
+        for name, fn in attributes.items():
+            if self._is_outlined(fn):
+                names.setdefault(id(fn), (fn, []))[1].append(name)
+        outlines: list[tuple[str, list[str], types.CodeType, Call, list[int]]] = []
+        cells: dict[int, int] = {}
+        for fn, own in names.values():
+            owner, _, name = fn.__qualname__.rpartition(".")
+            if owner != cls.__qualname__ or name not in own:
+                name = own[0]
+                if (reference := _held_by_base(cls, fn, own)) is not None:
+                    self._outlined[id(fn)] = reference
+                    continue
+            self._outlined[id(fn)] = (_rebuild.outlined, (uid, name))
+            closure = fn.__closure__ or ()
+            for position, cell in enumerate(closure):
+                self._shared(cell, (_rebuild.cell, (uid, name, position)))
+            numbers = [cells.setdefault(id(cell), len(cells)) for cell in closure]
+            space = self._space(self.rules.namespace(fn))
+            outlines.append((name, own, fn.__code__, space, numbers))
+        return dump((origin, outlines), self.rules).payload
+
+    def _is_outlined(self, fn: types.FunctionType) -> bool:
+        if id(fn) in self._functions:  # the peer has it
+            return False
+        if fn.__globals__ is _OWN or not self.rules.needs_by_value(fn):
+            return False
+        space = self.rules.namespace(fn)
+        if space.is_private or any(id(cell) in self.cells for cell in fn.__closure__ or ()):
+            return False
+        return self._by_name(space, fn) is None
+
     def parts(self) -> dict[int, tuple[int, Any]]:
         """Return what `Stream.parts` says."""
         memo = self.memo.copy()
@@ -251,7 +294,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             or not (type(obj) is Call or id(obj) in left_out or is_immutable(obj))
         }
         for key, cell in self.cells.items():
-            parts[key] = (memo[id(self._refs[key][1])][0], cell)
+            found = memo.get(id(self._refs[key][1]))
+            if found is not None:  # an empty one of an outlined function is only there
+                parts[key] = (found[0], cell)
         return parts
 
     def reducer_override(self, obj: Any) -> Any:
@@ -275,15 +320,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         space = self.rules.namespace(fn)
         if (reference := self._by_name(space, fn)) is not None:
             return reference
+        outlined = self._outlined.get(id(fn), ())
+        if outlined and outlined[0] is _skeleton.held:
+            return outlined
         self._functions.add(id(fn))
-        return (
-            _rebuild.function,
-            (self._space(space), fn.__code__, self._empty_cells(fn)),
-            self._function_state(fn, space),
-            None,
-            None,
-            _rebuild.fill_function,
-        )
+        state = self._function_state(fn, space)
+        if outlined:
+            return (*outlined, state, None, None, _rebuild.fill_outlined)
+        made = (self._space(space), fn.__code__, self._empty_cells(fn))
+        return (_rebuild.function, made, state, None, None, _rebuild.fill_function)
 
     def _by_name(self, space: Namespace, fn: Any) -> Reduced | None:
         """Refer to a function that its module, or a class of it, holds under its name."""
@@ -479,6 +524,7 @@ def dump(
     names: frozenset[tuple[str, str]] = frozenset(),
     list_parts: bool = False,
     known: dict[int, tuple[Any, Reduced]] | None = None,
+    functions: Functions | None = None,
 ) -> Stream:
     """Pickle a value; what it needs besides is in the result.
 
@@ -494,15 +540,18 @@ def dump(
         Whether the result lists its parts.
     known : dict, optional
         Objects that the peer has, by ``id``, and calls that give them.
+    functions : tuple, optional
+        Of the class that is the root: what `Stream.outlines` is made of.
     """
     merge_dispatch_table()
     with io.BytesIO() as file:
         pickler = Pickler(file, rules, root, names)
         if known:
             pickler.refer(known)
+        outlines = pickler.outline(root, functions) if root and functions else b""
         pickler.dump(large(value))
         parts = pickler.parts() if list_parts else {}
-        return Stream(file.getvalue(), pickler.buffers, pickler.needs, parts)
+        return Stream(file.getvalue(), pickler.buffers, pickler.needs, parts, outlines)
 
 
 def _take_buffer(buffers: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
@@ -533,6 +582,15 @@ def _dict_of(obj: Any) -> Any:
         return object.__getattribute__(obj, "__dict__")
     except Exception:  # a property of that name may raise anything
         return None
+
+
+def _held_by_base(cls: type, fn: types.FunctionType, names: Iterable[str]) -> Reduced | None:
+    """Refer to a function that a base has, too, under the same name."""
+    for base in reversed(cls.__mro__[1:]):
+        for name in names:
+            if vars(base).get(name) is fn:
+                return (_skeleton.held, (base, name))
+    return None
 
 
 def _own_attributes(wrapper: Any) -> dict[str, Any]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bireme._rules import Rules
 
 Reduced = tuple[Any, ...]
+#: What sets the attributes of a class, and those of them that are functions, which it has first.
+Functions = tuple[type, dict[str, types.FunctionType]]
 
 
 class Call:
@@ -56,7 +58,7 @@ _NEW_ARGUMENTS = frozenset({"__getnewargs__", "__getnewargs_ex__"})
 _ENUM = frozenset({"_member_names_", "_member_map_", "_member_type_", "_value2member_map_"})
 
 
-def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced]]:
+def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced], Functions]:
     """Take a class apart.
 
     Parameters
@@ -72,6 +74,8 @@ def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced]]:
         What makes the class, its arguments, and the id by which cloudpickle knows it.
     state : list of tuple
         Calls that fill it, in this order.
+    functions : tuple
+        What `_by_value.Stream.outlines` is made of.
     """
     attributes = _attributes(cls, rules)
     origin, bases = _origin(cls, rules)
@@ -88,7 +92,9 @@ def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced]]:
     first = {name: value for name, value in attributes.items() if _is_first(cls, name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
     state = [(_skeleton.fill_class, (cls, origin, part)) for part in (first, rest)]
-    return (*skeleton, internals._get_or_create_tracker_id(cls)), [*state, *last]
+    functions = {name: value for name, value in first.items() if type(value) is types.FunctionType}
+    skeleton = (*skeleton, internals._get_or_create_tracker_id(cls))
+    return skeleton, [*state, *last], (origin, functions)
 
 
 def update(cls: Any, sent: Iterable[str], moved: bool) -> list[Reduced]:
@@ -136,17 +142,11 @@ def _is_slot(cls: type, name: str, value: Any) -> bool:
 
 
 def _held_by_base(cls: type, name: str, value: Any, rules: Rules) -> Any:
-    """Refer to an object that a base holds under the same name, and that is to be no copy.
-
-    That is a base's function, and what an importable base has: the peer has that one itself.
-    """
-    if is_immutable(value) and type(value) is not types.FunctionType:
-        return value
-    for base in cls.__mro__[1:]:
-        if vars(base).get(name) is value and (
-            type(value) is types.FunctionType or not rules.needs_by_value(base)
-        ):
-            return Call(_skeleton.held, (base, name))
+    """Refer to what an importable base holds under the same name: the peer has that one itself."""
+    if not is_immutable(value):
+        for base in cls.__mro__[1:]:
+            if vars(base).get(name) is value and not rules.needs_by_value(base):
+                return Call(_skeleton.held, (base, name))
     return value
 
 

@@ -89,7 +89,7 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
         for uid, cls in pickler.needs.units.items():
             if uid not in known:
                 known.add(uid)
-                todo.append((definition(cls, rules), cls, frozenset()))
+                todo.append((definition(cls, rules)[:2], cls, frozenset()))
         for key, (space, optional) in pickler.needs.names.items():
             if key not in known and not optional:
                 known.add(key)

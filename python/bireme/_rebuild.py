@@ -16,7 +16,8 @@ and was neither there nor sent was set by a task, and stays.
 A payload that needs definitions starts with a *preamble*, a call of `enter`
 that runs before the rest of the stream. Its parts are nested bytes: what is
 known already is skipped without being unpickled. A class is made by `_skeleton`, known under its
-id from then on, and filled; its definition and a name's value may ask for others meanwhile.
+id from then on, given its functions, which are still empty, and filled; its definition and a
+name's value may ask for others meanwhile, and refer to their functions.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ uids: dict[int, tuple[weakref.ref[type], str]] = {}
 kept: dict[str, type] = {}
 _unit_versions: dict[str, int] = {}
 _pending: dict[str, tuple[Any, ...]] = {}
+#: The functions of each class that others may refer to, by name. They stay the same ones while it
+#: changes: what holds one still holds the class's own then.
+_outlined: dict[str, dict[str, types.FunctionType]] = {}
 #: Newer definitions of classes that are here.
 _changed: dict[str, tuple[Any, ...]] = {}
 
@@ -81,6 +85,18 @@ spared: set[int] = set()
 _older: dict[tuple[str, str, int], tuple[tuple[Any, ...], Sequence[Any], int, Any]] = {}
 _seen: dict[bytes, None] = {}
 _SEEN_MAX = 4096
+
+#: What else a function consists of.
+_SLOTS = [
+    name
+    for name in (
+        "__defaults__", "__kwdefaults__", "__annotations__", "__type_params__", "__name__",
+        "__qualname__", "__module__", "__doc__",
+    )
+    if hasattr(types.FunctionType, name)
+]  # fmt: skip
+#: The flags of generators, coroutines and asynchronous generators: a function stays what it is.
+_KINDS = 0x20 | 0x80 | 0x200
 
 _token = ""
 _counter = 0
@@ -131,7 +147,7 @@ def _register(uid: str, cls: type) -> None:
 def begin() -> None:
     """Start as a worker: what is here by now is the caller's, or nobody's."""
     # The caller that forked us may be a worker: these are about what it was sent itself.
-    for table in (held, _waiting, _parts, _older, _seen, _unit_versions):
+    for table in (held, _waiting, _parts, _older, _seen, _unit_versions, _outlined):
         table.clear()
     namespaces.update(_anonymous.living())
     _inherited["__main__"] = dict(vars(sys.modules["__main__"]))
@@ -177,6 +193,7 @@ def _build(record: tuple[Any, ...]) -> type:
     _register(uid, cls)
     _pending.pop(uid, None)
     _unit_versions[uid] = content[2][0][1]
+    _outline(cls, content)
     if keep:
         kept[uid] = cls
         if home is not None:
@@ -201,9 +218,12 @@ def _fill(keep: bool, after: list[tuple[str, str]], content: Any, buffers: Seque
     except BaseException:  # the next payload that brings it shall not find half of it
         kept.pop(uid, None)
         _units.pop(uid, None)
+        _outlined.pop(uid, None)
         raise
     if keep:
         _parts[uid, ""] = (version, parts)
+    else:
+        _outlined.pop(uid, None)
     _fill_deferred()
 
 
@@ -212,6 +232,66 @@ def _fill_deferred() -> None:
         if waiting in _deferred and _loading.isdisjoint(waiting[1]):
             _deferred.remove(waiting)
             _fill(*waiting)
+
+
+def _outline(cls: Any, content: tuple[Any, ...]) -> None:
+    """Give a class its functions before anything is read that may refer to them."""
+    uid, outlines, *_ = content
+    origin, made = _loads(outlines)
+    functions = _outlined[uid] = _functions(made, _outlined.get(uid, {}))
+    for key, names, *_ in made:
+        for name in names:
+            if vars(cls).get(name) is not functions[key]:
+                origin.__setattr__(cls, name, functions[key])
+
+
+def _functions(
+    made: list[tuple[Any, ...]], known: dict[str, types.FunctionType]
+) -> dict[str, types.FunctionType]:
+    """Make functions that are still to be filled, or take those that are known.
+
+    Each has a name, all names in its class, code, globals, and the numbers of its cells: functions of
+    one class share them.
+    """
+    functions: dict[str, types.FunctionType] = {}
+    cells: dict[int, types.CellType] = {}
+    for key, _, code, variables, numbers in made:
+        fn = known.get(key)
+        if fn is None or not _renewed(fn, code, variables, numbers, cells):
+            closure = tuple(cells.setdefault(number, types.CellType()) for number in numbers)
+            fn = types.FunctionType(code, variables, None, None, closure)
+        functions[key] = fn
+    return functions
+
+
+def _renewed(
+    fn: types.FunctionType,
+    code: types.CodeType,
+    variables: dict[str, Any],
+    numbers: list[int],
+    cells: dict[int, types.CellType],
+) -> bool:
+    """Give a function that is here its new code; say whether that can be done."""
+    closure = fn.__closure__ or ()
+    if fn.__globals__ is not variables or len(closure) != len(numbers):
+        return False
+    if (fn.__code__.co_flags ^ code.co_flags) & _KINDS:
+        return False
+    if any(cells.setdefault(n, cell) is not cell for n, cell in zip(numbers, closure, strict=True)):
+        return False
+    fn.__code__ = code
+    return True
+
+
+def outlined(uid: str, name: str) -> types.FunctionType:
+    """Return a function of a class that is being filled."""
+    return _outlined[uid][name]
+
+
+def cell(uid: str, name: str, position: int) -> types.CellType:
+    """Return what holds one of its captured values."""
+    closure: Any = _outlined[uid][name].__closure__
+    return closure[position]  # type: ignore[no-any-return]
 
 
 def _tracked(tracker: str, cls: type) -> type:
@@ -297,13 +377,19 @@ def part(label: str, name: str, version: int, position: int) -> Any:
 
 def _copy(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
     """Make the parts of what is here already once more."""
-    label, _, names, *_ = record
+    label, outlines, names, *_ = record
     mine = {id(_known(label))} - spared
     spared.update(mine)
+    own = _outlined.pop(label, None)
+    if isinstance(outlines, bytes):  # it is a class
+        _outlined[label] = _functions(_loads(outlines)[1], {})
     try:
         _, parts = _load_record(record, buffers)
     finally:
         spared.difference_update(mine)
+        _outlined.pop(label, None)
+        if own is not None:
+            _outlined[label] = own
     _copies.update(((label, name), copied) for (name, *_), copied in zip(names, parts, strict=True))
 
 
@@ -380,6 +466,15 @@ def fill_function(
         fn.__dict__.update(attributes)
 
 
+def fill_outlined(fn: types.FunctionType, state: Any) -> None:
+    """Fill a function that may have been filled before."""
+    blank = types.FunctionType(fn.__code__, fn.__globals__, None, None, fn.__closure__)
+    for name in _SLOTS:
+        setattr(fn, name, getattr(blank, name))
+    fn.__dict__.clear()
+    fill_function(fn, state)
+
+
 def named(label: str, name: str) -> Any:
     """Return the function, or what else is pickled by name, as the peer sent it last."""
     if _waiting:
@@ -444,6 +539,8 @@ def _take_units(keep: bool, units: list[tuple[Any, ...]], buffers: Sequence[Any]
         elif keep and _unit_versions.setdefault(uid, version) < version:
             _unit_versions[uid] = version
             _changed[uid] = (keep, after, content, buffers)
+    for uid, (_, _, content, _) in _changed.items():
+        _outline(unit(uid), content)
     for uid in list(_changed):
         _bring(uid)
 

@@ -588,3 +588,47 @@ def test_plugins_are_found_by_their_base(run_script, method):
         """,
         args=[method],
     ).check()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_class_of_main_has_its_own_methods_and_attributes(run_script, method):
+    """Not those of its base, and those that it is given later."""
+    run_script(
+        """
+        import sys
+        import bireme
+
+        class Step:
+            rate = 1
+            def apply(self, x): return x
+
+        class Scale(Step):
+            limits, rate = [0, 10], 2
+            def apply(self, x): return 3 * x
+            chain = {"main": [apply]}
+
+        class Clipped(Scale):
+            limits, chain = Scale.limits, {**Scale.chain}
+
+        cost = {Scale.apply: 5}
+
+        def run(step, x):
+            for function in step.chain["main"]:
+                x = function(step, x)
+            return x, cost[Scale.apply]
+
+        def rates(_):
+            return Step.rate, Scale.rate, Clipped.rate
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert pool.starmap(run, [(Clipped(), 1)]) == [(3, 5)]
+                assert pool.map(rates, [0]) == [(1, 2, 2)]
+                if sys.argv[1] == "template":
+                    for cls in (Step, Scale):
+                        cls.rate = 7
+                    assert pool.map(rates, [0]) == [(7, 7, 7)]
+                    assert pool.starmap(run, [(Clipped(), 1)]) == [(3, 5)]
+        """,
+        args=[method],
+    ).check()

@@ -684,7 +684,8 @@ def test_an_attribute_set_to_what_the_base_has(pair, script):
             @property
             def kind(self): return "fine"
         def work(): return Base.rate, Fine.rate, Fine().step(), Fine().kind
-        def is_same(): return vars(Fine)["kind"] is vars(Base)["kind"]
+        def is_same():
+            return Fine.step is Base.step and vars(Fine)["kind"] is vars(Base)["kind"]
     """)
     assert pair.run(main.work) == (0.1, 0.01, "fine", "fine")
     for cls in (main.Base, main.Fine):
@@ -762,3 +763,186 @@ def test_what_a_class_is_born_with_is_left_out(pair, script):
             return made.alias, made._Slotted__private, made.replaced, isinstance(Square(), Shape)
     """)
     assert pair.run(main.work) == (1, 2, 5, True)
+
+
+# References to methods
+
+REFERENCES = """
+    class Base:
+        def check(self): return "base"
+        def other(self, value=2): return value
+        rules = {"check": [check, other]}
+    class Model(Base):
+        rules = {**Base.rules}
+    class Job(Base):
+        def check(self, answer="job"): return answer
+        handlers = [check]
+    class Uses:
+        handlers, method = Job.handlers, Model.other
+    def call(handlers=Job.handlers): return handlers[0](None)
+    Base.check.peers = [Model, Job.check]
+    table = {Job.check: "job", Model.check: "base"}
+    def shared(): return [rule(Model()) for rule in Model.rules["check"]]
+    def own(): return call(), Uses.handlers[0](None), Uses().method()
+    def same():
+        check, other = Base.rules["check"]
+        return check is Base.check, other is Base.other is Uses.method, Job.handlers[0] is Job.check
+    def keys(): return table[Job.check], table[Base.check]
+    def inside(): return Base.check.peers[1](None), Base.check.peers[0] is Model
+"""
+
+
+@pytest.mark.parametrize("name", ["shared", "own", "same", "keys", "inside"])
+def test_a_method_is_found_before_its_class_is_filled(pair, script, name):
+    main = script(REFERENCES)
+    work = getattr(main, name)
+    assert pair.run(work) == work()
+    for cls in (main.Uses, main.Job, main.Base):
+        cls.changed = 1
+        assert pair.run(work) == work()
+    assert pair.run(work, worker=pair.start_worker()) == work()
+
+
+def test_methods_keep_their_identity_while_their_class_changes(pair, script):
+    main = script("""
+        def mark(function):
+            function.enabled = True
+            return function
+        class Model:
+            rate = 0.1
+            @mark
+            def step(self, factor=1): return self.rate * factor
+            @mark
+            def kind(self): return __class__.__name__
+            another = step
+        cost, active = {Model.step: 3}, [Model.step, Model.kind]
+        def work():
+            same = Model.another is Model.step is active[0]
+            return cost[Model.step], Model().step(), Model().kind(), same
+        def enabled(): return [method.enabled for method in active]
+        def longer(self, factor=5, *, sign=-1): return self.rate * factor * sign
+        def count(self): yield self.rate
+    """)
+    assert (pair.run(main.work), pair.run(main.enabled)) == (main.work(), [True, True])
+    main.Model.rate = 1
+    main.Model.kind.enabled = False
+    assert (pair.run(main.work), pair.run(main.enabled)) == (main.work(), [True, False])
+    main.Model.step.__code__ = main.longer.__code__
+    main.Model.step.__defaults__, main.Model.step.__kwdefaults__ = (5,), {"sign": -1}
+    assert pair.run(main.work) == (3, -5, "Model", True)
+    main.Model.step.__defaults__, main.Model.step.__kwdefaults__ = (2,), {"sign": 1}
+    del main.Model.kind.enabled
+    main.Model.kind.enabled = 7
+    assert (pair.run(main.work), pair.run(main.enabled)) == (main.work(), [True, 7])
+
+
+def test_a_method_that_is_replaced_is_not_what_others_hold(pair, script):
+    main = script("""
+        class Model:
+            def step(self): return "old"
+            def kind(self): return "kind"
+        held, other = [Model.step], [Model.kind]
+        def work(): return held[0](None), Model().step(), other[0] is Model.kind
+        def replace():
+            def step(self): yield "new"
+            step.__qualname__ = "Model.step"
+            Model.step = step
+        def wrap(function):
+            def step(self): return "wrapped " + function(self)
+            step.__qualname__ = "Model.step"
+            return step
+        def next_step(): return next(Model().step()), next(Model().step())
+    """)
+    assert pair.run(main.work) == ("old", "old", True)
+    for _ in range(2):
+        main.Model.step = main.wrap(main.Model.step)
+        assert pair.run(main.work) == main.work()
+    main.Model.kind, main.Model.step = main.Model.step, main.Model.kind
+    assert pair.run(main.work) == main.work()
+    main.replace()
+    assert pair.run(main.next_step) == ("new", "new")
+
+
+def test_what_a_task_puts_in_place_of_a_method_stays_as_it_is(pair, script):
+    main = script("""
+        class Model:
+            rate = 1
+            def step(self): return self.rate
+        class Other:
+            def step(self): return "other"
+        def patch(): Model.step = Other.step
+        def work(): return Model().step(), Other().step()
+    """)
+    pair.run(main.work)
+    pair.run(main.patch)
+    assert pair.run(main.work) == ("other", "other")
+    main.Model.rate = 2
+    assert pair.run(main.work) == (2, "other")
+
+
+def test_methods_with_captured_values_that_others_share(pair, script):
+    main = script("""
+        def make():
+            n, held = 0, []
+            class Counter:
+                def up(self):
+                    nonlocal n
+                    n += 1
+                    return n, held
+                def kind(self): return __class__
+            class Peer(Counter):
+                kind = Counter.kind
+                def read(self): return n
+            held += [Counter.up, Peer]
+            def get(): return n
+            return Counter, Peer, get
+        Counter, Peer, get = make()
+        def work():
+            n, held = Peer().up()
+            found = n == get() == Peer().read(), held[0] is Counter.up, held[1] is Peer
+            return found, Peer().kind() is Counter
+    """)
+    for changed in range(3):
+        assert pair.run(main.work) == ((True, True, True), True)
+        main.Peer.changed = changed
+    main.Counter.changed = 1
+    assert pair.run(main.work)[0][0] is True
+
+
+def test_an_older_payload_does_not_change_the_methods_of_a_newer_class(pair, script):
+    main = script("""
+        class Model:
+            def step(self, factor=2): return factor
+            def gone(self): return "gone"
+            handlers = [step, gone]
+        table = {"handlers": Model.handlers}
+        def work(): return Model().step(), len(Model.handlers)
+        def later(): return [handler(None) for handler in table["handlers"]], Model().step()
+    """)
+    assert pair.run(main.work) == (2, 2)
+    old = pair.encode(main.later)
+    main.Model.step.__defaults__ = (3,)
+    del main.Model.gone
+    assert pair.run(main.work) == (3, 2)
+    worker = pair.worker
+    worker.ask(b"load" + old.digest, old.payload)
+    assert worker.eval("later()") == "([2, 'gone'], 3)"
+    assert pair.run(main.later) == ([3, "gone"], 3)
+
+
+def test_a_class_follows_the_functions_that_it_holds(pair, script):
+    main = script("""
+        def clip(x, low=0, high=10): return max(low, min(high, x))
+        def scale(x): return x * scale.factor
+        scale.factor = 2
+        class Stage:
+            clip = staticmethod(clip)
+            steps = [scale]
+        def work(x): return Stage.clip(x), clip(x), Stage.steps[0](x), Stage.steps[0] is scale
+    """)
+    assert pair.run(main.work, 50) == (10, 10, 100, True)
+    main.clip.__defaults__ = (0, 20)
+    main.scale.factor = 3
+    assert pair.run(main.work, 50) == (20, 20, 150, True)
+    main.Stage.other = 1
+    assert pair.run(main.work, 50) == (20, 20, 150, True)
