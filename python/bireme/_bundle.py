@@ -85,10 +85,6 @@ class _Name:
         self.value, self.stream, self.digest = value, stream, found
         self.watch = Watch(value, rules, follow=False)
 
-    def follows(self) -> set[tuple[str, str]]:
-        """Return the keys of what its pickle refers to."""
-        return self.stream.needs.references
-
     def let_go(self) -> None:
         """Keep nothing alive that may keep globals alive which go with their functions."""
         if self.space.is_anonymous and not self.stream.needs.is_empty():
@@ -174,10 +170,6 @@ class _Class:
             known=known,
             functions=self.functions,
         )
-
-    def follows(self) -> set[tuple[str, str]]:
-        """Return the keys of the names that its pickle refers to."""
-        return {key for key in self.stream.needs.references if key[1]}
 
     def let_go(self) -> None:
         """Keep no class alive that may keep globals alive which go with their functions."""
@@ -426,7 +418,7 @@ class Sender:
             stream = unit.stream(self.rules)
             places = _places(unit.entries, stream)
             record = (item.uid, stream.outlines, places, *place(stream))
-            after = sorted(unit.owners() | item.follows())
+            after = sorted(unit.owners() | stream.needs.references)
             definitions.append((item.home, item.skeleton, after, record))
         records = []
         for layer in _ordered(layers, classes):
@@ -449,7 +441,7 @@ class Sender:
         followers: dict[tuple[str, str], list[Any]] = {}
         todo = []
         for entry in entries:
-            for key in entry.follows():
+            for key in entry.stream.needs.references:
                 followers.setdefault(key, []).append(entry)
             if entry.version > before[entry.key] or self._versions(entry.held) != entry.held:
                 todo.append(entry)
@@ -463,12 +455,11 @@ class Sender:
         for entry in newer.values():
             entry.version = max(entry.version, before[entry.key] + 1)
         for entry in newer.values():
-            entry.held = self._versions(entry.follows())
+            entry.held = self._versions(entry.stream.needs.references)
             entry.turn = self._turn
 
     def _versions(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        entries = {key: self._names.get(key) or self._classes.get(key[0]) for key in keys}
-        return {key: entry.version for key, entry in entries.items() if entry is not None}
+        return {key: self._names[key].version for key in keys}
 
 
 def _let_go(entries: list[Any]) -> None:

@@ -351,8 +351,6 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         if root is not None and _is_twin(root, cls) and vars(root).get(name) is fn:
             return None
-        if self.rules.needs_by_value(cls):
-            self.needs.references.add((_rebuild.uid_of(cls), ""))
         self.needs.places.append((vars(cls), name, fn))
         return (getattr, (cls, name))
 
