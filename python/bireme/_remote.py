@@ -167,14 +167,21 @@ class Remote:
         Forks the workers that a client wants (`start_method="fork"`).
     prepares : bool
         Whether workers run the user's code before their first task: an initializer, the main module.
+    preloads : bool
+        Whether their template does.
     """
 
     def __init__(
-        self, encoder: Encoder, fork: Callable[[_core.Client], None], prepares: bool
+        self,
+        encoder: Encoder,
+        fork: Callable[[_core.Client], None],
+        prepares: bool,
+        preloads: bool,
     ) -> None:
         self._encoder = encoder
         self._fork = fork
         self._prepares = prepares
+        self._preloads = preloads
 
     def rebuild(
         self,
@@ -307,8 +314,20 @@ class Remote:
         return resource_error(f"no worker can be started: {story}")
 
     def template_failed(self, story: str) -> BaseException:
-        """Make the exception for a pool whose template cannot fork, or dies."""
+        """Make the exception for a pool whose template cannot fork, or ends by itself."""
         return errors.InitializerError(f"no worker can be started: {story}")
+
+    def template_killed(self, signal: int, is_fault: bool, story: str) -> BaseException:
+        """Make the exception for a pool of which a signal, perhaps for a fault, ends template after template."""
+        if is_fault and self._preloads:
+            return self.template_failed(story)
+        culprits = "another process or the kernel"
+        if self._preloads:
+            culprits = "another process, the kernel or what is preloaded"
+        return self._nobody_lives(
+            f"the template process is killed again and again (signal {signal}), by {culprits}; "
+            "the pool goes on trying"
+        )
 
     def no_memory(self, story: str) -> BaseException:
         """Make the exception for arguments or a result that shared memory has no room for."""

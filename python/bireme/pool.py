@@ -161,8 +161,8 @@ class Pool:
         self.start_method = boot.start_method
         self._heritage, self._forker = boot.heritage, Forker(boot.heritage, boot.names)
         prepares = initializer is not None or self.start_method in ("spawn", "forkserver")
-        faces = Remote(boot.encoder, self._forker, prepares)
         start, command = birth_place(self.start_method, preload)
+        faces = Remote(boot.encoder, self._forker, prepares, bool(preload))
         try:
             keep_spare()
             if self.start_method == "fork":

@@ -136,6 +136,49 @@ def test_a_signal_that_ends_the_template_is_named(run_script):
     assert "signal 11 killed it" in result.stdout
 
 
+@pytest.mark.parametrize("preload", [(), ("json",)])
+def test_templates_that_somebody_kills_are_nobodys_initializer(run_script, preload):
+    """Nor a matter of limits, whatever the client was just asking of them."""
+    result = run_script(
+        """
+        import sys, threading, time
+        import bireme
+        from tests.support.processes import kill_descendant
+
+        def kill_templates():
+            while not calm.is_set():
+                kill_descendant(pool._client.template_pid())
+                time.sleep(0.001)
+
+        def outcome():
+            try:
+                return pool.apply(abs, (-1,))
+            except Exception as error:
+                return error
+
+        calm = threading.Event()
+        with bireme.Pool(1, preload=sys.argv[1:]) as pool:
+            assert outcome() == 1
+            killer = threading.Thread(target=kill_templates)
+            killer.start()
+            for _ in range(3):
+                while (failure := outcome()) == 1:
+                    pass
+                print(type(failure).__name__, failure)
+            calm.set()
+            killer.join()
+            while outcome() != 1:  # the last one to be killed may be on its way still
+                pass
+        """,
+        args=preload,
+        env=WITH_TASKS,
+    ).check()
+    told = "WorkerDiedError the template process is killed again and again (signal 9)"
+    assert all(line.startswith(told) for line in result.stdout.splitlines())
+    assert result.stdout.count("the pool goes on trying") == 3
+    assert result.stdout.count("or what is preloaded") == (3 if preload else 0)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="needs NumPy")
 @pytest.mark.parametrize("own", [None, "3"])
 def test_preloaded_blas_starts_no_threads_in_the_template(run_script, own):

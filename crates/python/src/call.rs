@@ -4,6 +4,7 @@ use crate::block::Hold;
 use crate::codec::{self, Arrived, form, result};
 use bireme_runtime::certificate::Certificate;
 use bireme_runtime::task::{Broken, Completion, Data, Outcome, StopReason};
+use bireme_shm::os::process::is_fault;
 use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -398,6 +399,9 @@ pub(crate) fn abandoned<'py>(
         Broken::WorkersDie(why) => errors.call_method1("workers_die", (why,)),
         Broken::CannotStart(why) => errors.call_method1("cannot_start", (why,)),
         Broken::Template(why) => errors.call_method1("template_failed", (why,)),
+        Broken::TemplateKilled { signal, story } => {
+            errors.call_method1("template_killed", (signal, is_fault(*signal), story))
+        }
     }
 }
 

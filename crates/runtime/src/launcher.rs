@@ -27,6 +27,29 @@ struct Template {
     retires: bool,
 }
 
+impl Template {
+    fn is_ours(&self) -> bool {
+        self.owner == process::own_pid()
+    }
+
+    /// Take in a pool's connection, whose other end the template has.
+    fn serve(&mut self, connection: OwnedFd) -> (Arc<OwnedFd>, i32) {
+        let connection = Arc::new(connection);
+        self.pools.retain(|pool| pool.strong_count() > 0);
+        self.pools.push(Arc::downgrade(&connection));
+        (connection, self.pid)
+    }
+
+    /// Have it leave, and wait for its end.
+    fn dismiss(self) {
+        drop(self.main); // its hang-up is the order to leave
+        if let Ok(pidfd) = process::open(self.pid) {
+            let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
+        }
+        let _ = process::reap(self.pid);
+    }
+}
+
 /// Bytes that a template may write to standard error until it is ready; memory is taken for what it writes.
 const WORDS_BYTES: usize = 1 << 20;
 /// Templates kept for pools to come; each is an interpreter in memory.
@@ -34,9 +57,63 @@ const MOST_KEPT: usize = 4;
 /// How long a template whose sockets are closed may take to end.
 const LONGEST_END: Duration = Duration::from_secs(2);
 
-static TEMPLATES: Mutex<Vec<Template>> = Mutex::new(Vec::new());
+/// How a template ended.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// The same in words, and what it said last.
+    pub story: String,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
 
-fn templates() -> MutexGuard<'static, Vec<Template>> {
+impl Fate {
+    fn new(pid: i32, end: End, words: Option<&OwnedFd>) -> Self {
+        let (how, signal) = match end {
+            End::Exited(code) => (format!(" with exit code {code}"), None),
+            End::Signalled(signal) => (format!(": signal {signal} killed it"), Some(signal)),
+            End::Unknown => (String::new(), None),
+        };
+        let words = words.map(read_story).unwrap_or_default();
+        let last = words.lines().rfind(|line| !line.trim().is_empty());
+        let last = last.map_or_else(String::new, |line| format!("; its last words: {line}"));
+        let story = format!("the template process (pid {pid}) ended{how}{last}");
+        Self { story, signal }
+    }
+}
+
+#[derive(Debug)]
+struct Templates {
+    living: Vec<Template>,
+    /// Of the last ones that ended, with their process ids: each of their pools asks.
+    fates: Vec<(i32, Fate)>,
+}
+
+impl Templates {
+    /// Part with those that have ended, and with a parent's.
+    fn bury(&mut self) {
+        let fates = &mut self.fates;
+        self.living.retain(|template| {
+            if !template.is_ours() {
+                return false;
+            }
+            let Some((end, _)) = process::reap(template.pid) else {
+                return true;
+            };
+            let fate = Fate::new(template.pid, end, template.words.as_ref());
+            fates.push((template.pid, fate));
+            false
+        });
+        let surplus = fates.len().saturating_sub(MOST_KEPT);
+        fates.drain(..surplus);
+    }
+}
+
+static TEMPLATES: Mutex<Templates> = Mutex::new(Templates {
+    living: Vec::new(),
+    fates: Vec::new(),
+});
+
+fn templates() -> MutexGuard<'static, Templates> {
     TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -52,26 +129,13 @@ pub fn start(command: &[OsString], input: OwnedFd, errors: Option<OwnedFd>) -> i
     Ok(child.id() as i32)
 }
 
-impl Template {
-    fn is_ours(&self) -> bool {
-        self.owner == process::own_pid()
-    }
-
-    /// Take in a pool's connection, whose other end the template has.
-    fn serve(&mut self, connection: OwnedFd) -> (Arc<OwnedFd>, i32) {
-        let connection = Arc::new(connection);
-        self.pools.retain(|pool| pool.strong_count() > 0);
-        self.pools.push(Arc::downgrade(&connection));
-        (connection, self.pid)
-    }
-}
-
 /// Connect a pool to the template that `command` starts, starting it if there is none.
 ///
 /// Gives the connection, by which it is seen whether the template is used, and the template's process id.
 pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
-    let mut all = templates();
-    all.retain(|template| template.is_ours() && process::reap(template.pid).is_none());
+    let mut templates = templates();
+    templates.bury();
+    let all = &mut templates.living;
     let (ours, theirs) = socket::pair()?;
     let limits = process::limits();
     let fits = |template: &Template| {
@@ -85,7 +149,7 @@ pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
             return Ok(served);
         }
     }
-    retire_surplus(&mut all);
+    retire_surplus(all);
     let (main, peer) = socket::pair()?;
     // What it says while it starts is kept, to be told if it does not get far. Then ours is its own.
     let stderr = io::stderr().as_fd().try_clone_to_owned().ok();
@@ -97,8 +161,9 @@ pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
     let this = process::open_self()?;
     let mut given = vec![this.as_fd()];
     given.extend(stderr.iter().filter(|_| words.is_some()).map(AsFd::as_fd));
-    socket::send_blocking(&main, &Message::Attach.encode(), &given)?;
-    socket::send_blocking(&main, &Message::Attach.encode(), &[theirs.as_fd()])?;
+    let greeted = [&given, &[theirs.as_fd()][..]]
+        .into_iter()
+        .try_for_each(|fds| socket::send_blocking(&main, &Message::Attach.encode(), fds));
     let mut template = Template {
         command: command.to_vec(),
         limits,
@@ -109,6 +174,13 @@ pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
         owner: process::own_pid(),
         retires: false,
     };
+    // The hang-up of one that has been killed already is still to be heard, by whoever listens to `ours`.
+    if let Err(error) = greeted
+        && !socket::is_hang_up(&error)
+    {
+        template.dismiss();
+        return Err(error);
+    }
     let served = template.serve(ours);
     all.push(template);
     Ok(served)
@@ -128,31 +200,23 @@ fn retire_surplus(all: &mut [Template]) {
 }
 
 /// How template `pid`, which hung up, ended, and what it said last; waits for its end.
-pub fn fate_of(pid: i32) -> String {
+pub fn fate_of(pid: i32) -> Fate {
     if let Ok(pidfd) = process::open(pid) {
         let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
     }
-    let mut all = templates();
-    let place = all.iter().position(|template| template.pid == pid);
-    let how = match place.and_then(|_| process::reap(pid)) {
-        Some((End::Exited(code), _)) => format!(" with exit code {code}"),
-        Some((End::Signalled(signal), _)) => format!(": signal {signal} killed it"),
-        Some((End::Unknown, _)) | None => String::new(),
-    };
-    let words = match place {
-        Some(place) if !how.is_empty() => all.swap_remove(place).words,
-        _ => None, // another pool was told, and has started the next one
-    };
-    let words = words.as_ref().map(read_story).unwrap_or_default();
-    let last = words.lines().rfind(|line| !line.trim().is_empty());
-    let last = last.map_or_else(String::new, |line| format!("; its last words: {line}"));
-    format!("the template process (pid {pid}) ended{how}{last}")
+    let mut templates = templates();
+    templates.bury();
+    let known = templates.fates.iter().rfind(|(whose, _)| *whose == pid);
+    known.map_or_else(
+        || Fate::new(pid, End::Unknown, None),
+        |(_, fate)| fate.clone(),
+    )
 }
 
 /// Close what this process, a forked child, has inherited of templates.
 pub fn forget_inherited() {
-    if let Ok(mut all) = TEMPLATES.try_lock() {
-        all.retain(Template::is_ours);
+    if let Ok(mut templates) = TEMPLATES.try_lock() {
+        templates.living.retain(Template::is_ours);
     }
 }
 
@@ -168,14 +232,9 @@ pub fn end_unused() {
 
 fn end(which: impl Fn(&Template) -> bool) {
     let ended: Vec<Template> = templates()
+        .living
         .extract_if(.., |template| !template.is_ours() || which(template))
-        .filter(Template::is_ours)
         .collect();
-    for Template { main, pid, .. } in ended {
-        drop(main); // its hang-up is the order to leave
-        if let Ok(pidfd) = process::open(pid) {
-            let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
-        }
-        let _ = process::reap(pid);
-    }
+    let ours = ended.into_iter().filter(Template::is_ours);
+    ours.for_each(Template::dismiss);
 }

@@ -248,8 +248,15 @@ pub enum Broken {
     WorkersDie(String),
     /// Workers cannot be started: what the system or their last words said.
     CannotStart(String),
-    /// The template cannot fork, or dies: what it said, or how it ended.
+    /// The template cannot fork, or ends by itself: what it said, or how it ended.
     Template(String),
+    /// A signal ends template after template.
+    TemplateKilled {
+        /// That of the last one.
+        signal: i32,
+        /// How it ended, and what it said.
+        story: String,
+    },
 }
 
 /// Some items of a task have ended.

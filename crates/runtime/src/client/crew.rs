@@ -219,7 +219,7 @@ impl<T: Ticket> Shared<T> {
                 match birth.send_to_template(state.template.as_ref().expect("connected")) {
                     // It died unnoticed. Its hang-up is still to be heard: then everything that
                     // it did not answer, this birth and earlier ones, is ordered again.
-                    Err(error) if is_hang_up(&error) => {}
+                    Err(error) if socket::is_hang_up(&error) => {}
                     sent => sent?,
                 }
                 worker.template.clone_from(&state.template);
@@ -473,14 +473,15 @@ fn why_starved<T>(state: &mut State<T>, reason: Shortage) -> Broken {
     match (reason, state.template_fate.take()) {
         (Shortage::Killed, _) => Broken::KilledUnborn(last_death),
         (Shortage::KilledIdle, _) => Broken::KilledIdle(last_death),
-        (Shortage::Template, Some(fate)) => Broken::Template(fate),
+        (Shortage::Template, Some(fate)) => match fate.signal {
+            Some(signal) => Broken::TemplateKilled {
+                signal,
+                story: fate.story,
+            },
+            None => Broken::Template(fate.story),
+        },
         (Shortage::Template | Shortage::Resource, _) => Broken::CannotStart(last_death),
     }
-}
-
-fn is_hang_up(error: &io::Error) -> bool {
-    let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
-    kinds.contains(&error.kind())
 }
 
 fn kill_all<T>(state: &State<T>) {

@@ -58,7 +58,7 @@ pub(super) struct State<T> {
     pub(super) template: Option<Arc<OwnedFd>>,
     pub(super) template_pid: Option<i32>,
     /// How the last template ended, if nothing kept the next from being started.
-    pub(super) template_fate: Option<String>,
+    pub(super) template_fate: Option<crate::launcher::Fate>,
     pub(super) outstanding: usize,
     pub(super) timed: usize,
     pub(super) closed: bool,

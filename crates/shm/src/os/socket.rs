@@ -65,6 +65,12 @@ pub fn may_pass(error: &io::Error) -> bool {
     errno.is_some_and(|errno| passing.contains(&errno))
 }
 
+/// Whether a message was not sent, or not received, because the peer is gone.
+pub fn is_hang_up(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    kinds.contains(&error.kind())
+}
+
 fn send_with(
     socket: impl AsFd,
     bytes: &[u8],
