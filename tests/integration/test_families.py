@@ -124,6 +124,25 @@ def test_nobody_is_looked_for_when_a_worker_leaves_nobody(bystanders):
         assert _reads_of_supervisors() - before < len(bystanders) * workers
 
 
+def test_little_is_read_of_a_forked_worker_that_leaves_nobody(run_script):
+    """The system remembers of a process what was read of it, and takes its time over that at the end."""
+    result = run_script("""
+        import bireme
+
+        def reads():  # of this process, and of its children that have ended
+            fields = open("/proc/self/io").read().split()
+            return int(fields[fields.index("syscr:") + 1])
+
+        with bireme.Pool(1, start_method="fork", maxtasksperchild=1) as pool:
+            pool.apply(abs, (-1,))
+            before = reads()
+            for i in range(20):
+                assert pool.apply(abs, (-i,)) == i
+            print((reads() - before) // 20)
+    """).check()
+    assert int(result.stdout) < 25
+
+
 def _reads_of_supervisors() -> int:
     """Return how many calls to read from files their threads have made."""
     reads = 0

@@ -182,9 +182,11 @@ impl<T: Ticket> Shared<T> {
                 .collect::<io::Result<_>>()?,
             socket: theirs,
         };
+        let now_ns = process::now_ns();
         let mut worker = Worker {
             serial,
-            ordered_ns: process::now_ns(),
+            ordered_ns: now_ns,
+            since: process::ticks_at(now_ns),
             pid: 0,
             ghost_since_ns: None,
             template: None,
@@ -197,7 +199,6 @@ impl<T: Ticket> Shared<T> {
             became: None,
             socket: Arc::new(ours),
             peer_inode: socket::inode(&birth.socket),
-            started: None,
             streams: [
                 (Some(Arc::new(out)), Lines::default()),
                 (Some(Arc::new(err)), Lines::default()),
@@ -206,6 +207,7 @@ impl<T: Ticket> Shared<T> {
             outbox: VecDeque::default(),
             ended: None,
             family: Vec::new(),
+            family_seen_ns: now_ns,
         };
         let shared = self.control.row(row as usize);
         shared.flags.store(0, Ordering::Relaxed);
@@ -228,7 +230,6 @@ impl<T: Ticket> Shared<T> {
                 birth.send_to_interpreter(&worker.socket)?;
                 let pid = launcher::start(command, birth.socket, None)?;
                 (worker.pid, worker.pidfd) = (pid, Some(Arc::new(process::open_newborn(pid)?)));
-                worker.started = process::start_time(pid);
                 next = Some(Event::Born { row });
             }
             Start::Caller => state.births.push_back((row, birth)),
@@ -253,9 +254,6 @@ impl<T: Ticket> Shared<T> {
         let event = match result {
             Ok((pid, pidfd)) => {
                 (worker.pid, worker.pidfd) = (pid, Some(Arc::new(pidfd)));
-                if !matches!(self.config.start, Start::Template(_)) {
-                    worker.started = process::start_time(pid);
-                }
                 self.control
                     .row(row as usize)
                     .pid

@@ -26,6 +26,9 @@ const WORKER_VARIABLE: &str = "BIREME_WORKER";
 const CERTIFICATE_PATIENCE_NS: u64 = 2_000_000_000;
 /// How long the row of a worker that nobody was told of waits for its end: somebody may have stopped it.
 const GHOST_NS: u64 = 10_000_000_000;
+/// How often the descendants of a worker are looked up at most. The system remembers for each process what was read
+/// of it, and takes its time over that when the process ends: a worker of few tasks is gone before anybody looks.
+const FAMILY_TICK_NS: u64 = 100_000_000;
 /// How long a process may live on after it has closed its control socket.
 const LEAVING_PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -77,7 +80,7 @@ impl<T: Ticket> Shared<T> {
             return;
         };
         let mark = self.control.mark_of(worker.serial);
-        let (socket, since) = (worker.peer_inode, worker.started.unwrap_or(0));
+        let (socket, since) = (worker.peer_inode, worker.since);
         drop(state);
         let legacy = process::Legacy {
             marker: &format!("{WORKER_VARIABLE}={mark}"),
@@ -113,7 +116,7 @@ impl<T: Ticket> Shared<T> {
                 .ended
                 .map(|ended| ended.peak_kib * 1024)
                 .filter(|peak| *peak > 0),
-            limit_bytes: limits::cgroup_memory_limit(),
+            limit_bytes: (!agreed).then(limits::cgroup_memory_limit).flatten(),
             became: worker.became.take(),
             oom_killed: false,
             stack: read_story(&worker.story),
@@ -237,12 +240,11 @@ impl<T: Ticket> Shared<T> {
         if matches!(self.config.start, Start::Template(_)) {
             return;
         }
-        for worker in state
-            .workers
-            .iter_mut()
-            .flatten()
-            .filter(|worker| worker.pid != 0)
-        {
+        let now = process::now_ns();
+        let due =
+            |worker: &&mut Worker| worker.pid != 0 && now - worker.family_seen_ns >= FAMILY_TICK_NS;
+        for worker in state.workers.iter_mut().flatten().filter(due) {
+            worker.family_seen_ns = now;
             let family = process::descendants(worker.pid);
             worker.family = family
                 .into_iter()

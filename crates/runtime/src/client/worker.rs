@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) struct Worker {
     pub(super) serial: u32,
     pub(super) ordered_ns: u64,
+    /// The same in clock ticks: no process of its is older.
+    pub(super) since: u64,
     pub(super) pid: i32,
     /// When its template died without having told of it: it may live, and its socket tells its end.
     pub(super) ghost_since_ns: Option<u64>,
@@ -33,8 +35,6 @@ pub(super) struct Worker {
     pub(super) socket: Arc<OwnedFd>,
     /// The number of the socket's other end, which only it and its forks hold.
     pub(super) peer_inode: u64,
-    /// When it started, in clock ticks.
-    pub(super) started: Option<u64>,
     /// Its standard output and error, until it closes them.
     pub(super) streams: [(Option<Arc<OwnedFd>>, Lines); 2],
     pub(super) story: OwnedFd,
@@ -42,6 +42,8 @@ pub(super) struct Worker {
     pub(super) ended: Option<Ended>,
     /// Its descendants when last seen, with their start times; kept where no template adopts orphans.
     pub(super) family: Vec<(i32, u64)>,
+    /// When that was; at first when it was ordered.
+    pub(super) family_seen_ns: u64,
 }
 
 impl Worker {

@@ -389,12 +389,20 @@ pub fn reap_blocking(pid: i32) {
     {}
 }
 
-/// Field `number` (from 3 on, as in the manual) of `/proc/PID/stat`.
-fn stat_field<T: std::str::FromStr>(pid: i32, number: usize) -> Option<T> {
+/// What `/proc/PID/stat` says from its third field on.
+fn stat(pid: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, in parentheses, may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    fields.nth(number - 3)?.parse().ok()
+    Some(stat.rsplit_once(')')?.1.to_owned())
+}
+
+/// Field `number` (from 3 on, as in the manual) of what [`stat`] gives.
+fn field<T: std::str::FromStr>(stat: &str, number: usize) -> Option<T> {
+    stat.split_ascii_whitespace().nth(number - 3)?.parse().ok()
+}
+
+fn stat_field<T: std::str::FromStr>(pid: i32, number: usize) -> Option<T> {
+    field(&stat(pid)?, number)
 }
 
 /// When process `pid` started, in clock ticks since boot: with the id, its identity.
@@ -445,7 +453,8 @@ pub fn set_title(title: &str) {
 
 /// Where the line lies in memory that this process was started with.
 fn command_line() -> Option<(usize, usize)> {
-    let (start, end) = (stat_field(own_pid(), 48)?, stat_field(own_pid(), 49)?);
+    let stat = stat(own_pid())?;
+    let (start, end) = (field(&stat, 48)?, field(&stat, 49)?);
     (start < end).then_some((start, end))
 }
 
@@ -456,7 +465,7 @@ pub struct Legacy<'a> {
     pub marker: &'a str,
     /// A socket that it alone held, and that its forks hold too.
     pub socket: u64,
-    /// When it started itself: what is older is not its.
+    /// A moment before it started, in clock ticks: what is older is not its.
     pub since: u64,
 }
 
