@@ -530,7 +530,7 @@ def _layers(groups: list[list[_Name]], classes: list[_Class]) -> tuple[list[_Lay
     for layer in sorted((*units, *names), key=lambda layer: layer.rank(referred)):
         known = [key for e in layer.entries for key in e.stream.parts if key in found]
         layer.known = {key: found[key] for key in known}
-        if not isinstance(layer.entries[0], _Class):
+        if known and not isinstance(layer.entries[0], _Class):
             _leave_out_circles(layer, entries)
         for entry in layer.entries:
             for position, (key, (_, obj)) in enumerate(entry.stream.parts.items()):

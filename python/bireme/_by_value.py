@@ -225,8 +225,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.handing = _inherit.handing()
         self._refs: dict[int, tuple[Any, Call]] = {}
         self.cells: dict[int, types.CellType] = {}
-        # Those that are no parts by their type, but here.
+        # By ``id``: what is a part though its type says no, and what is none though it says yes.
         self._functions: set[int] = set()
+        self._attributes: set[int] = set()
         self._outlined: dict[int, Reduced] = {}
         self._constants: dict[type, dict[int, tuple[str, Any]]] = {}
 
@@ -286,7 +287,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         entries = sorted(memo.values(), key=operator.itemgetter(0))
         # The peer's objects have dicts of their own.
         dicts = [_dict_of(obj) for _, obj in entries if type(obj).__dictoffset__]
-        left_out = set(map(id, dicts))
+        left_out = set(map(id, dicts)).union(self._attributes)
         parts = {
             id(obj): (place, obj)
             for place, obj in entries
@@ -356,6 +357,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _space(self, space: Namespace) -> Call:
         self.needs.is_anonymous |= space.is_anonymous
+        if id(space.variables) not in self._refs:
+            self._attributes.add(id(space.attributes))
         call: Reduced = (_rebuild.home, (space.label,))
         if space.travels:
             call = (_rebuild.namespace, (space.label, space.attributes))

@@ -158,7 +158,6 @@ class Watch:
         "_epoch",
         "_follow",
         "_functions",
-        "_globals",
         "_is_short",
         "_is_strict",
         "_items",
@@ -191,8 +190,8 @@ class Watch:
         self._mappings: list[Mapping[str, Any]] = []
         self._contents: list[dict[str, Any]] = []
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
-        self._cells: list[tuple[weakref.ref[types.FunctionType], int, Any]] = []
-        self._globals: list[tuple[weakref.ref[types.FunctionType], str, Any]] = []
+        # The number of a cell, or a name in globals that live by their functions.
+        self._cells: list[tuple[weakref.ref[types.FunctionType], int | str, Any]] = []
         # Globals that live by their functions may be those of the root.
         self._is_strict = follow and not (type(root) is types.FunctionType and _is_of_module(root))
         self._seen: dict[int, Any] = {}
@@ -205,7 +204,7 @@ class Watch:
             self._let_go()
         # An ordinary function that uses no names.
         others = (
-            self._functions, self._mappings, self._items, self._closures, self._cells, self._globals,
+            self._functions, self._mappings, self._items, self._closures, self._cells,
         )  # fmt: skip
         self._is_short = not any(others)
 
@@ -234,13 +233,8 @@ class Watch:
             now = mapping.get(name, ABSENT)
             if now is not value and not _equal(now, value):
                 return False
-        for held, name, value in self._globals:
-            if (fn := held()) is not None and not _same(fn.__globals__.get(name, ABSENT), value):
-                return False
-        for held, index, value in self._cells:
-            if (fn := held()) is None:
-                continue
-            if not _same(contents(fn.__closure__[index]), value):  # type: ignore[index]
+        for held, place, value in self._cells:
+            if (fn := held()) is not None and not _same(_captured(fn, place), value):
                 return False
         return True
 
@@ -325,7 +319,7 @@ class Watch:
             for name in global_names(fn.__code__)[0]:
                 value = fn.__globals__.get(name, ABSENT)
                 if space.is_anonymous and self._is_strict:
-                    self._globals.append((held, name, _kept(value)))
+                    self._cells.append((held, name, _kept(value)))
                     if value is not ABSENT:
                         self._visit(value)
                 elif space.sends(name, value):
@@ -340,7 +334,7 @@ class Watch:
         """Keep nothing: a mutable watch is not asked."""
         for seen in (
             self._functions, self._referents, self._closures, self._replaceable, self._mappings,
-            self._contents, self._items, self._cells, self._globals,
+            self._contents, self._items, self._cells,
         ):  # fmt: skip
             seen.clear()
 
@@ -518,6 +512,13 @@ def contents(cell: types.CellType) -> Any:
 def _kept(value: Any) -> Any:
     """Hold what a function refers to: not if it may be the function itself."""
     return Weak(value) if type(value) is types.FunctionType else value
+
+
+def _captured(fn: types.FunctionType, place: int | str) -> Any:
+    """Return what a function refers to, by the number of a cell or the name of a global."""
+    if isinstance(place, str):
+        return fn.__globals__.get(place, ABSENT)
+    return contents(fn.__closure__[place])  # type: ignore[index]
 
 
 def _same(now: Any, kept: Any) -> bool:
