@@ -192,7 +192,7 @@ class Watch:
         self._items: list[tuple[Mapping[str, Any], str, Any]] = []
         # The number of a cell, or a name in globals that live by their functions.
         self._cells: list[tuple[weakref.ref[types.FunctionType], int | str, Any]] = []
-        # Globals that live by their functions may be those of the root.
+        # The root's globals may live by their functions: nothing that keeps those is to be kept here.
         self._is_strict = follow and not (type(root) is types.FunctionType and _is_of_module(root))
         self._seen: dict[int, Any] = {}
         # Not a recursion: functions and classes may refer to each other in long chains.
@@ -242,23 +242,25 @@ class Watch:
         """Have a value looked at later."""
         self._todo.append(value)
 
-    def _look_at(self, value: Any) -> None:
+    def _look_at(self, kept: Any) -> None:
+        value: Any = kept() if type(kept) is Weak else kept
         kind = type(value)
-        if kind in _ATOMS or id(value) in self._seen:
+        if kind in _ATOMS:
+            return
+        if self._is_strict and self._seen and kept is value and self._may_keep(value):
+            self.mutable = True
+            return
+        if id(value) in self._seen:
             return
         self._seen[id(value)] = value
         if kind is types.FunctionType:
-            if not self._rules.needs_by_value(value):
-                self._visit_named(value)
-            elif self._is_strict and not self._is_root(value) and not _is_of_module(value):
-                self.mutable = True
-            else:
+            if self._rules.needs_by_value(value):
                 self._visit_function(value)
+            else:
+                self._visit_named(value)
         elif issubclass(kind, type):
             if not self._rules.needs_by_value(value):
                 self._visit_named(value)
-            elif self._is_strict and not is_of_module(value):
-                self.mutable = True
             elif value.__flags__ & HEAP_TYPE:
                 self._visit_class(value)
         elif kind is types.ModuleType:
@@ -278,6 +280,12 @@ class Watch:
         elif not is_immutable(value):
             self.mutable = True
 
+    def _may_keep(self, value: Any) -> bool:
+        """Say whether something that is seen keeps globals that live by their functions."""
+        if isinstance(value, type):
+            return self._rules.needs_by_value(value) and not is_of_module(value)
+        return type(value) is types.FunctionType and not _is_of_module(value)
+
     def _visit_named(self, value: Any) -> None:
         """Note that a fork finds it in ``__main__``, if it does: until the name is bound anew."""
         inherited = self._rules.inherited
@@ -293,7 +301,7 @@ class Watch:
             self._closures.append((held, _with_copies(_state(fn), dicts)))
         else:
             self._referents += _with_copies(get_referents(fn), dicts)
-            if self._is_root(fn):
+            if self._seen.keys() == {id(fn)}:  # it is the root
                 self._root = held
             else:
                 self._functions.append(fn)
@@ -308,27 +316,26 @@ class Watch:
                 self._visit(value)
         for index, cell in enumerate(fn.__closure__ or ()):
             value = contents(cell)
-            self._cells.append((held, index, _kept(value)))
+            kept = _kept(value)
+            self._cells.append((held, index, kept))
             # What the standard library's decorators keep in special methods (a
             # dataclass's `__repr__` has a set) is scratch space, not input.
             if value is not ABSENT and not special:
-                self._visit(value)
+                self._visit(kept)
         if self._follow and asks_for_subclasses(fn.__code__):
             self.mutable = True
         if self._follow and (space := self._rules.namespace(fn)).travels:
             for name in global_names(fn.__code__)[0]:
                 value = fn.__globals__.get(name, ABSENT)
                 if space.is_anonymous and self._is_strict:
-                    self._cells.append((held, name, _kept(value)))
+                    kept = _kept(value)
+                    self._cells.append((held, name, kept))
                     if value is not ABSENT:
-                        self._visit(value)
+                        self._visit(kept)
                 elif space.sends(name, value):
                     self._item(fn.__globals__, name, value)
                 else:
                     self._items.append((fn.__globals__, name, value))
-
-    def _is_root(self, value: Any) -> bool:
-        return self._seen.keys() == {id(value)}
 
     def _let_go(self) -> None:
         """Keep nothing: a mutable watch is not asked."""

@@ -28,6 +28,8 @@ def plain(x): return x + 1
 def named(x): return helper(x) + len(data)
 def classes(x): return Base(x).more(), Derived(x).more(), Pair(x, x)
 def held(x): return table["helper"](x), steps[1](x), instance.more()
+def through(x): return circles[0](x) if x else None
+circles = (through,)
 def circle(x): return circle(x - 1) if x else 0
 def takes(thing): return thing.more()
 short = lambda x: helper(x)
@@ -54,7 +56,7 @@ def kept_partial(variables):
     return variables["part"]
 
 
-WAYS = ["plain", "named", "classes", "held", "circle", "short", "Base", "Derived"]
+WAYS = ["plain", "named", "classes", "held", "circle", "through", "short", "Base", "Derived"]
 
 
 @pytest.fixture
@@ -150,13 +152,29 @@ def test_a_change_in_globals_of_no_module_is_noticed(encoder, change):
     assert function.mutable or not function.unchanged()
 
 
-def test_a_function_that_uses_atoms_and_importable_things_need_not_be_pickled_again(encoder):
-    variables = namespace("import math\nn = 1000\ndef work(x): return math.sin(x) * n")
+def test_a_function_that_uses_atoms_and_other_functions_need_not_be_pickled_again(encoder):
+    variables = namespace("""
+import functools, math
+n, pair = 1000, (1, 2)
+def twice(fn):
+    return lambda x: 2 * fn(x)
+@twice
+def helper(x): return math.sin(x) * n
+def work(x): return work(helper(x)) if x else pair
+""")
     function = encoder.encode_function(variables["work"])
     assert not function.mutable
     assert function.unchanged()
+    kept = weakref.ref(variables["helper"])
     variables["n"] = 1001
     assert not function.unchanged()
+    variables["n"] = 1000
+    assert function.unchanged()
+    variables["helper"].__closure__[0].cell_contents.__defaults__ = (1,)
+    assert not function.unchanged()
+    del variables
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_class_of_no_module_is_sent_again_when_it_has_changed(pair):
