@@ -23,13 +23,13 @@ deaths = 0
 
 def label_of(fn: FunctionType, new: Callable[[], str]) -> str:
     """Return the label of a function's globals; `new` makes one."""
-    variables = fn.__globals__
-    label = _labels.get(id(variables))
-    if label is None:
-        label = _labels[id(variables)] = new()
-        _functions[label] = {}
-    if id(fn) not in _functions[label]:
-        _hold(label, fn)
+    key = id(fn.__globals__)
+    label = _labels.get(key) or new()
+    functions = _functions.get(label, {})
+    if id(fn) not in functions:
+        _hold(label, functions, fn)
+    # The others may have gone at any moment before.
+    _labels[key], _functions[label] = label, functions
     return label
 
 
@@ -47,9 +47,9 @@ def living() -> dict[str, dict[str, Any]]:
     return {label: variables for label, variables in found.items() if variables is not None}
 
 
-def _hold(label: str, fn: FunctionType) -> None:
+def _hold(label: str, functions: dict[int, weakref.ref[FunctionType]], fn: FunctionType) -> None:
     """Take in a function, and those beside it: they may outlive it."""
-    functions, variables = _functions[label], fn.__globals__
+    variables = fn.__globals__
     for one in (fn, *list(variables.values())):
         if type(one) is FunctionType and one.__globals__ is variables:
             forget = functools.partial(_forget, label, id(variables), id(one))
@@ -59,8 +59,9 @@ def _hold(label: str, fn: FunctionType) -> None:
 def _forget(label: str, variables: int, fn: int, _dead: object) -> None:
     """Take in that a function is no more; its globals may still be there, but not their ``id`` for others."""
     global deaths
-    functions = _functions[label]
-    del functions[fn]
+    functions = _functions.get(label, {})
+    functions.pop(fn, None)
     if not functions:
-        del _functions[label], _labels[variables]
+        _functions.pop(label, None)
+        _labels.pop(variables, None)
         deaths += 1

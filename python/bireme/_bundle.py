@@ -56,7 +56,7 @@ class _Name:
         # The versions of what its pickle refers to.
         self.held: dict[tuple[str, str], int] = {}
         self.watch: Watch | None = None
-        self.stream: Stream
+        self.stream = _NOTHING
 
     @property
     def key(self) -> tuple[str, str]:
@@ -120,7 +120,7 @@ class _Class:
         self.filling: list[Call] = []
         self.digest = b""
         self.functions: Functions = (type, {})
-        self.stream: Stream
+        self.stream = _NOTHING
         self.needs = Needs()
         # As in `_Name`.
         self.held: dict[tuple[str, str], int] = {}

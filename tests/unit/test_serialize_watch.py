@@ -537,3 +537,14 @@ def test_a_class_that_cannot_travel_is_refused_with_a_way_out(encoder, script, s
     (note,) = raised.value.__notes__
     assert "'Model' into a module" in note
     assert "start_method='fork'" in note
+
+
+def test_the_users_own_exception_in_a_class_comes_through(encoder, script):
+    main = script("""
+        class Refuses:
+            def __reduce__(self): raise RuntimeError("not this one")
+        class Model: part = Refuses()
+        def make(): return Model()
+    """)
+    with pytest.raises(RuntimeError, match="not this one"):
+        encoder.encode_function(main.make)
