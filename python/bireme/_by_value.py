@@ -11,6 +11,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
+import itertools
 import marshal
 import operator
 import pickle
@@ -39,12 +40,14 @@ from bireme._rebuild import ABSENT
 from bireme._rules import Namespace, Rules, find
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 Reduced = tuple[Any, ...]
 
 _OWN = vars(_rebuild)
 _LRU = type(functools.lru_cache(len))
+_serials: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_numbers = itertools.count()
 #: Static types that no module holds under their name.
 _UNNAMED = frozenset({type(None), type(...), type(NotImplemented), *internals._BUILTIN_TYPE_NAMES})
 
@@ -135,6 +138,10 @@ class Needs:
             if space.sends(key[1], space.variables.get(key[1], ABSENT))
         }
 
+    def methods(self) -> list[int]:
+        """Return the numbers of the methods among them."""
+        return [serial(fn) for held, _, fn in self.places if type(held) is types.MappingProxyType]
+
     def keys(self) -> frozenset[Any]:
         """Return what names these needs."""
         return frozenset((*self.units, *self.names))
@@ -176,11 +183,15 @@ class Stream:
         self.outlines = outlines
 
     def fingerprint(self) -> bytes:
-        """Return what changes when the content does (large buffers: their identity)."""
+        """Return what changes when the content does (large buffers and methods: their identity)."""
         content = self.outlines + self.payload
-        if not self.buffers:
-            return content
-        return content + repr([identity(buffer) for buffer in self.buffers]).encode()
+        stamps = [*self.needs.methods(), *(identity(buffer) for buffer in self.buffers)]
+        return content + repr(stamps).encode() if stamps else content
+
+
+def serial(fn: Any) -> int:
+    """Return the number of a function: another one in its place has another number."""
+    return _serials.setdefault(fn, next(_numbers))
 
 
 def identity(buffer: pickle.PickleBuffer) -> tuple[int, int, int]:
@@ -253,22 +264,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for name, fn in attributes.items():
             if self._is_outlined(fn):
                 names.setdefault(id(fn), (fn, []))[1].append(name)
-        outlines: list[tuple[str, list[str], types.CodeType, Call, list[int]]] = []
+        outlines: list[tuple[int, list[str], types.CodeType, Call, list[int]]] = []
         cells: dict[int, int] = {}
         for fn, own in names.values():
-            owner, _, name = fn.__qualname__.rpartition(".")
-            if owner != cls.__qualname__ or name not in own:
-                name = own[0]
-                if (reference := _held_by_base(cls, fn, own)) is not None:
-                    self._outlined[id(fn)] = reference
-                    continue
-            self._outlined[id(fn)] = (_rebuild.outlined, (uid, name))
+            if (base := _base_with(cls, fn, own)) is not None:
+                self._outlined[id(fn)] = (_skeleton.held, base)
+                continue
+            number = serial(fn)
+            self._outlined[id(fn)] = (_rebuild.outlined, (uid, number))
             closure = fn.__closure__ or ()
             for position, cell in enumerate(closure):
-                self._shared(cell, (_rebuild.cell, (uid, name, position)))
+                self._shared(cell, (_rebuild.cell, (uid, number, position)))
             numbers = [cells.setdefault(id(cell), len(cells)) for cell in closure]
             space = self._space(self.rules.namespace(fn))
-            outlines.append((name, own, fn.__code__, space, numbers))
+            outlines.append((number, own, fn.__code__, space, numbers))
         return dump((origin, outlines), self.rules).payload
 
     def _is_outlined(self, fn: types.FunctionType) -> bool:
@@ -323,6 +332,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reference
         outlined = self._outlined.get(id(fn), ())
         if outlined and outlined[0] is _skeleton.held:
+            base, name = outlined[1]
+            self.needs.places.append((vars(base), name, fn))
             return outlined
         self._functions.add(id(fn))
         state = self._function_state(fn, space)
@@ -585,12 +596,14 @@ def _dict_of(obj: Any) -> Any:
         return None
 
 
-def _held_by_base(cls: type, fn: types.FunctionType, names: Iterable[str]) -> Reduced | None:
-    """Refer to a function that a base has, too, under the same name."""
+def _base_with(cls: type, fn: types.FunctionType, names: list[str]) -> tuple[type, str] | None:
+    """Return the base that has a function, too, under the same name; it may be written there."""
+    if fn.__qualname__ in [f"{cls.__qualname__}.{name}" for name in names]:
+        return None
     for base in reversed(cls.__mro__[1:]):
         for name in names:
             if vars(base).get(name) is fn:
-                return (_skeleton.held, (base, name))
+                return (base, name)
     return None
 
 

@@ -54,9 +54,9 @@ uids: dict[int, tuple[weakref.ref[type], str]] = {}
 kept: dict[str, type] = {}
 _unit_versions: dict[str, int] = {}
 _pending: dict[str, tuple[Any, ...]] = {}
-#: The functions of each class that others may refer to, by name. They stay the same ones while it
-#: changes: what holds one still holds the class's own then.
-_outlined: dict[str, dict[str, types.FunctionType]] = {}
+#: The functions of each class that others may refer to, by the caller's number. They stay the same
+#: ones while the class changes: what holds one still holds the class's own then.
+_outlined: dict[str, dict[int, types.FunctionType]] = {}
 #: Newer definitions of classes that are here.
 _changed: dict[str, tuple[Any, ...]] = {}
 
@@ -239,28 +239,28 @@ def _outline(cls: Any, content: tuple[Any, ...]) -> None:
     uid, outlines, *_ = content
     origin, made = _loads(outlines)
     functions = _outlined[uid] = _functions(made, _outlined.get(uid, {}))
-    for key, names, *_ in made:
+    for serial, names, *_ in made:
         for name in names:
-            if vars(cls).get(name) is not functions[key]:
-                origin.__setattr__(cls, name, functions[key])
+            if vars(cls).get(name) is not functions[serial]:
+                origin.__setattr__(cls, name, functions[serial])
 
 
 def _functions(
-    made: list[tuple[Any, ...]], known: dict[str, types.FunctionType]
-) -> dict[str, types.FunctionType]:
+    made: list[tuple[Any, ...]], known: dict[int, types.FunctionType]
+) -> dict[int, types.FunctionType]:
     """Make functions that are still to be filled, or take those that are known.
 
-    Each has a name, all names in its class, code, globals, and the numbers of its cells: functions of
+    Each has a number, names in its class, code, globals, and the numbers of its cells: functions of
     one class share them.
     """
-    functions: dict[str, types.FunctionType] = {}
+    functions: dict[int, types.FunctionType] = {}
     cells: dict[int, types.CellType] = {}
-    for key, _, code, variables, numbers in made:
-        fn = known.get(key)
+    for serial, _, code, variables, numbers in made:
+        fn = known.get(serial)
         if fn is None or not _renewed(fn, code, variables, numbers, cells):
             closure = tuple(cells.setdefault(number, types.CellType()) for number in numbers)
             fn = types.FunctionType(code, variables, None, None, closure)
-        functions[key] = fn
+        functions[serial] = fn
     return functions
 
 
@@ -283,14 +283,14 @@ def _renewed(
     return True
 
 
-def outlined(uid: str, name: str) -> types.FunctionType:
+def outlined(uid: str, serial: int) -> types.FunctionType:
     """Return a function of a class that is being filled."""
-    return _outlined[uid][name]
+    return _outlined[uid][serial]
 
 
-def cell(uid: str, name: str, position: int) -> types.CellType:
+def cell(uid: str, serial: int, position: int) -> types.CellType:
     """Return what holds one of its captured values."""
-    closure: Any = _outlined[uid][name].__closure__
+    closure: Any = _outlined[uid][serial].__closure__
     return closure[position]  # type: ignore[no-any-return]
 
 
@@ -551,6 +551,13 @@ def _bring(uid: str) -> None:
         _fill(*changed)
     else:
         unit(uid)
+
+
+def bring(cls: type) -> None:
+    """Have a class that is here up to date."""
+    _, uid = uids.get(id(cls), (None, ""))
+    if uid in _changed:
+        _bring(uid)
 
 
 def _set_names(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import types
 
-from bireme._rebuild import spared, uids
+from bireme._rebuild import bring, spared, uids
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def _new_class(
 
 def held(cls: Any, name: str) -> Any:
     """Return what a class holds itself, as it is there: no binding."""
+    bring(cls)
     return vars(cls)[name]
 
 

@@ -946,3 +946,63 @@ def test_a_class_follows_the_functions_that_it_holds(pair, script):
     assert pair.run(main.work, 50) == (20, 20, 150, True)
     main.Stage.other = 1
     assert pair.run(main.work, 50) == (20, 20, 150, True)
+
+
+def test_a_class_has_the_method_of_its_base_when_both_have_changed(pair, script):
+    main = script("""
+        def make():
+            n = 0
+            class Base:
+                def step(self): return n, factor
+                factor = 1
+            class Derived(Base):
+                step = Base.step
+            def get(): return n
+            return Derived, Base, get
+        factor = 1
+        Derived, Base, get = make()
+        def first(): return get()
+        def work(): return Base.step is Derived.step, Derived().step(), get()
+    """)
+    assert pair.run(main.first) == 0
+    for factor in range(3):
+        main.factor = factor
+        assert pair.run(main.work) == (True, (0, factor), 0)
+        main.Derived.step.note = main.Derived.note = factor
+
+
+def test_what_holds_a_function_holds_it_when_another_takes_its_place(pair, script):
+    main = script("""
+        import functools
+        def clip(x): return "old clip"
+        class Model:
+            def step(self): return "old step"
+        class Holder:
+            clip, step = staticmethod(clip), staticmethod(Model.step)
+        class Other(Model):
+            step = Model.step
+        pair = (clip, Model.step)
+        call = functools.partial(Model.step, None)
+        def work(): return Holder.clip(1), Holder.step(1), Other().step(), pair[0](1), pair[1](1)
+        def now(): return clip(1), Model().step()
+        def active(): return handlers[0] is Model.step, handlers[0](None)
+    """)
+    main.handlers = [main.Model.step]
+    old = ("old clip", "old step", "old step", "old clip", "old step")
+    assert (pair.run(main.work), pair.run(main.call)) == (old, "old step")
+    assert pair.run(main.active) == (True, "old step")
+    script(
+        """
+        def clip(x): return "new clip"
+        def step(self): return "new step"
+        step.__qualname__ = "Model.step"
+        Model.step = step
+        handlers = [step]
+        del step
+        """,
+        main,
+    )
+    assert pair.run(main.now) == ("new clip", "new step")
+    assert (pair.run(main.work), pair.run(main.call)) == (old, "old step")
+    assert pair.run(main.active) == (True, "new step")
+    assert pair.run(main.work, worker=pair.start_worker()) == old
