@@ -10,7 +10,8 @@ copies. Those of them that were sent before, and have not changed since, come fi
 their own; the others refer to the objects inside of them. A peer that has these keeps them, with
 all that its tasks did to them, and has the new names share them. An object that its tasks have
 dropped meanwhile is made once more, for the new names alone. So it is with classes, too: each is a
-pickle of its own.
+pickle of its own. Its functions are made before anything is read: names and classes refer to each
+other's in circles.
 """
 
 from __future__ import annotations

@@ -128,7 +128,10 @@ class Needs:
 
     def still_hold(self) -> bool:
         """Say whether what the stream names is still found under its name."""
-        return all(held.get(name, ABSENT) is found for held, name, found in self.places)
+        for held, name, found in self.places:
+            if held.get(name, ABSENT) is not found:
+                return False
+        return True
 
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
