@@ -128,10 +128,7 @@ class Needs:
 
     def still_hold(self) -> bool:
         """Say whether what the stream names is still found under its name."""
-        for held, name, found in self.places:
-            if held.get(name, ABSENT) is not found:
-                return False
-        return True
+        return all(held.get(name, ABSENT) is found for held, name, found in self.places)
 
     def changed(self) -> dict[tuple[str, str], tuple[Namespace, bool]]:
         """Return those of `inherited` that have another value now."""
