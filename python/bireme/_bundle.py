@@ -4,202 +4,27 @@ The sender keeps, for each global name that a by-value function used, the pickle
 of its value and a version, which grows when that pickle differs. A receiver
 sets a name only when the version is newer than the one it has, so what a task
 assigned to it stays until the caller's value changes.
-
-Names whose values share mutable objects travel in one pickle: otherwise the peer would get two
-copies. Those of them that were sent before, and have not changed since, come first, in pickles of
-their own; the others refer to the objects inside of them. A peer that has these keeps them, with
-all that its tasks did to them, and has the new names share them. An object that its tasks have
-dropped meanwhile is made once more, for the new names alone. So it is with classes, too: each is a
-pickle of its own. Its functions are made before anything is read: names and classes refer to each
-other's in circles.
 """
 
 from __future__ import annotations
 
 import builtins
 import struct
-import sys
-from _blake2 import blake2b
 from _pickle import dumps as plain_dumps
 from typing import TYPE_CHECKING, Any
 
 from bireme import _anonymous
-from bireme._by_value import Needs, Stream, dump, identity, large
-from bireme._classes import Call, Functions, definition, update
-from bireme._fingerprint import Watch
-from bireme._rebuild import ABSENT, is_known, part, uid_of
-from bireme._rules import is_of_module
+from bireme._by_value import dump
+from bireme._layers import group, in_order, layers_of, places_in
+from bireme._rebuild import uid_of
+from bireme._sent import Class, Name, digest
+from bireme._stream import Needs, Stream, identity
 
 if TYPE_CHECKING:
     import pickle
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from bireme._rules import Namespace, Rules
-
-
-#: In place of the pickle of a name that is gone.
-_NOTHING = Stream(b"", [], Needs(), {})
-
-
-class _Name:
-    """The value of one global name as it was sent last."""
-
-    __slots__ = ("digest", "held", "name", "space", "stream", "turn", "value", "version", "watch")
-
-    def __init__(self, space: Namespace, name: str) -> None:
-        self.space = space
-        self.name = name
-        self.value: Any = ABSENT
-        self.version = 0
-        # The bundle for which the version grew last.
-        self.turn = 0
-        self.digest = b""
-        # The versions of what its pickle refers to.
-        self.held: dict[tuple[str, str], int] = {}
-        self.watch: Watch | None = None
-        self.stream = _NOTHING
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What names it among all."""
-        return (self.space.label, self.name)
-
-    @property
-    def needs(self) -> Needs:
-        """What the peer has to know to read it."""
-        return self.stream.needs
-
-    def update(self, rules: Rules) -> None:
-        """Pickle the value again if it may have changed; a name that is gone has an empty pickle."""
-        value = self.space.variables.get(self.name, ABSENT)
-        if value is ABSENT:
-            self.version += self.digest != b"" or not self.version
-            self.value, self.stream, self.digest, self.watch = ABSENT, _NOTHING, b"", None
-            return
-        watch = self.watch
-        if watch and value is self.value and _is_as_it_was(watch, self.stream.needs):
-            return
-        stream = dump((large(value),), rules, names=frozenset((self.key,)), list_parts=True)
-        found = digest(stream.fingerprint())
-        if found != self.digest:
-            self.version += 1
-        self.value, self.stream, self.digest = value, stream, found
-        self.watch = Watch(value, rules, follow=False)
-
-    def let_go(self) -> None:
-        """Keep nothing alive that may keep globals alive which go with their functions."""
-        if self.space.is_anonymous and not self.stream.needs.is_empty():
-            self.value, self.stream, self.watch = ABSENT, _NOTHING, None
-
-    def is_gone(self) -> bool:
-        """Say whether there can be no such name any more."""
-        return self.space.is_anonymous and _anonymous.find(self.space.label) is None
-
-    def rank(self) -> int:
-        """Order names that nothing else orders: instances last, their making may use the others."""
-        return 1 if isinstance(self.value, type) else 2 if self.watch and self.watch.mutable else 0
-
-
-class _Class:
-    """The definition of one by-value class as it was sent last."""
-
-    __slots__ = (
-        "attributes", "bases", "cls", "digest", "filling", "functions", "held", "home", "moved", "needs",
-        "skeleton", "stream", "turn", "uid", "version", "watch",
-    )  # fmt: skip
-
-    def __init__(self, uid: str, cls: type) -> None:
-        self.uid = uid
-        self.cls: Any = cls
-        self.bases = _identities(cls.__bases__)
-        self.moved = False
-        self.attributes: dict[str, None] = {}
-        self.version = 0
-        self.watch: Watch | None = None
-        self.home: tuple[str, dict[str, Any], str] | None = None
-        self.skeleton = b""
-        self.filling: list[Call] = []
-        self.digest = b""
-        self.functions: Functions = (type, {})
-        self.stream = _NOTHING
-        self.needs = Needs()
-        # As in `_Name`.
-        self.held: dict[tuple[str, str], int] = {}
-        self.turn = 0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What names it among all; no global has an empty name."""
-        return (self.uid, "")
-
-    def update(self, rules: Rules) -> None:
-        """Pickle the definition again if an attribute may have changed."""
-        watch = self.watch
-        if watch and _is_as_it_was(watch, self.needs):
-            return
-        cls = self.cls
-        made, filling, self.functions = definition(cls, rules)
-        skeleton = dump(made, rules, root=cls)
-        # The peer may have the class as it was.
-        self.attributes.update(dict.fromkeys(vars(cls)))
-        self.moved |= _identities(cls.__bases__) != self.bases
-        filling = [*update(cls, self.attributes, self.moved), *filling]
-        self.filling = [Call(*call) for call in filling]
-        stream = self.dump(rules, list_parts=not rules.returning)
-        found = digest(stream.fingerprint())
-        if found != self.digest or skeleton.payload != self.skeleton:
-            self.version += 1
-        self.skeleton, self.stream, self.digest = skeleton.payload, stream, found
-        self.needs = Needs()
-        for part_of_it in (skeleton, stream):
-            self.needs.update(part_of_it.needs)
-        self.watch = Watch(cls, rules, follow=False)
-        self.home = _home(cls)
-
-    def dump(
-        self,
-        rules: Rules,
-        list_parts: bool,
-        known: dict[int, tuple[Any, tuple[Any, ...]]] | None = None,
-    ) -> Stream:
-        """Pickle what fills the class."""
-        return dump(
-            self.filling,
-            rules,
-            self.cls,
-            list_parts=list_parts,
-            known=known,
-            functions=self.functions,
-        )
-
-    def let_go(self) -> None:
-        """Keep no class alive that may keep globals alive which go with their functions."""
-        if not is_of_module(self.cls):
-            self.cls, self.filling, self.stream, self.watch = None, [], _NOTHING, None
-            self.functions, self.needs = (type, {}), Needs()
-
-    def is_gone(self) -> bool:
-        """Say whether there can be no such class any more."""
-        return self.cls is None and not is_known(self.uid)
-
-
-def _is_as_it_was(watch: Watch, needs: Needs) -> bool:
-    """Say whether the pickle that needs these can still be sent."""
-    return not watch.mutable and watch.unchanged() and needs.still_hold()
-
-
-def _identities(objects: Iterable[Any]) -> list[int]:
-    return list(map(id, objects))
-
-
-def _home(cls: type) -> tuple[str, dict[str, Any], str] | None:
-    name = cls.__module__
-    module = sys.modules.get(name)
-    if module is None or vars(module).get(cls.__qualname__) is not cls:
-        return None
-    if name == "__mp_main__":
-        name = "__main__"
-    return (name, {"__name__": name}, cls.__qualname__)
 
 
 class Bundle:
@@ -242,8 +67,8 @@ class Sender:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self._names: dict[tuple[str, str], _Name] = {}
-        self._classes: dict[str, _Class] = {}
+        self._names: dict[tuple[str, str], Name] = {}
+        self._classes: dict[str, Class] = {}
         self._written: dict[frozenset[Any], tuple[Any, Bundle]] = {}
         self._turn = 0
         self._deaths = _anonymous.deaths
@@ -256,12 +81,12 @@ class Sender:
         """Return the version of a name in the last bundle."""
         return self._names[key].version
 
-    def entry(self, space: Namespace, name: str) -> _Name:
+    def entry(self, space: Namespace, name: str) -> Name:
         """Return the record of a name."""
         key = (space.label, name)
         entry = self._names.get(key)
         if entry is None or entry.space.variables is not space.variables:
-            entry = self._names[key] = _Name(space, name)
+            entry = self._names[key] = Name(space, name)
         return entry
 
     def bundle(self, needs: Needs) -> Bundle:
@@ -270,15 +95,15 @@ class Sender:
             return _EMPTY
         if self._deaths != _anonymous.deaths:
             self._forget_gone()
-        names: dict[tuple[str, str], _Name] = {}
-        classes: dict[str, _Class] = {}
+        names: dict[tuple[str, str], Name] = {}
+        classes: dict[str, Class] = {}
         try:
             return self._bundle(needs, names, classes)
         finally:
             _let_go([*names.values(), *classes.values()])
 
     def _bundle(
-        self, needs: Needs, names: dict[tuple[str, str], _Name], classes: dict[str, _Class]
+        self, needs: Needs, names: dict[tuple[str, str], Name], classes: dict[str, Class]
     ) -> Bundle:
         absent: set[tuple[str, str]] = set()
         before: dict[tuple[str, str], int] = {}
@@ -289,8 +114,8 @@ class Sender:
     def _gather(
         self,
         needs: Needs,
-        names: dict[tuple[str, str], _Name],
-        classes: dict[str, _Class],
+        names: dict[tuple[str, str], Name],
+        classes: dict[str, Class],
         absent: set[tuple[str, str]],
         before: dict[tuple[str, str], int],
     ) -> bool:
@@ -303,7 +128,7 @@ class Sender:
             for uid, cls in more.units.items():
                 if uid not in classes:
                     if uid not in self._classes:
-                        self._classes[uid] = _Class(uid, cls)
+                        self._classes[uid] = Class(uid, cls)
                     item = classes[uid] = self._classes[uid]
                     item.cls = cls
                     before[item.key] = item.version
@@ -388,25 +213,25 @@ class Sender:
 
     def _write(
         self,
-        classes: list[_Class],
-        names: dict[tuple[str, str], _Name],
+        classes: list[Class],
+        names: dict[tuple[str, str], Name],
         before: dict[tuple[str, str], int],
         absent: set[tuple[str, str]],
     ) -> Bundle:
         if not classes and not names:
             return _EMPTY
         self._advance([*classes, *names.values()], before)
-        groups = _groups(names)
+        groups = group(names)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
         state = (
             [(item.uid, item.version) for item in classes],
-            [[(entry.key, entry.version) for entry in group] for group in groups],
+            [[(entry.key, entry.version) for entry in together] for together in groups],
         )
         known = self._written.get(carries)
         if known is not None and known[0] == state:
             return known[1]
 
-        units, layers = _layers(groups, classes)
+        units, layers = layers_of(groups, classes)
         buffers: list[pickle.PickleBuffer] = []
 
         def place(stream: Stream) -> tuple[bytes, int, int]:
@@ -417,14 +242,14 @@ class Sender:
         definitions = []
         for item, unit in zip(classes, units, strict=True):
             stream = unit.stream(self.rules)
-            places = _places(unit.entries, stream)
+            places = places_in(unit.entries, stream)
             record = (item.uid, stream.outlines, places, *place(stream))
             after = sorted(unit.owners() | stream.needs.references)
             definitions.append((item.home, item.skeleton, after, record))
         records = []
-        for layer in _ordered(layers, classes):
+        for layer in in_order(layers, classes):
             space, stream = layer.entries[0].space, layer.stream(self.rules)
-            places = _places(layer.entries, stream)
+            places = places_in(layer.entries, stream)
             records.append((space.label, space.attributes, places, *place(stream)))
         preamble = plain_dumps((not self.rules.returning, definitions, records), 5)
         stamps = repr([identity(buffer) for buffer in buffers]).encode()
@@ -468,155 +293,6 @@ def _let_go(entries: list[Any]) -> None:
     if any(entry.stream.needs.is_anonymous for entry in entries):
         for entry in entries:
             entry.let_go()
-
-
-class _Layer:
-    """What travels in one pickle: a class, or names of a group that were sent last at the same time.
-
-    Attributes
-    ----------
-    entries : list
-        The names, or the class.
-    known : dict
-        The objects in it that earlier layers have: themselves, and calls that give them.
-    """
-
-    __slots__ = ("entries", "known")
-
-    def __init__(self, entries: list[Any]) -> None:
-        self.entries = entries
-        self.known: dict[int, tuple[Any, tuple[Any, ...]]] = {}
-
-    def rank(self, referred: set[tuple[str, str]]) -> tuple[int, int]:
-        """Say which layer has an object that several have: the smallest.
-
-        Instances need their classes; these need the names that they refer to, and can wait.
-        """
-        first = self.entries[0]
-        if isinstance(first, _Class):
-            return (first.turn, 1)
-        return (first.turn, 2 if referred.isdisjoint(e.key for e in self.entries) else 0)
-
-    def owners(self) -> set[tuple[str, str]]:
-        """Return the keys of those that have the known objects."""
-        return {call[1][:2] for _, call in self.known.values()}
-
-    def stream(self, rules: Rules) -> Stream:
-        """Return the pickle."""
-        first = self.entries[0]
-        if len(self.entries) == 1 and not self.known:
-            alone: Stream = first.stream
-            return alone
-        if isinstance(first, _Class):
-            return first.dump(rules, list_parts=True, known=self.known)
-        content = tuple(large(entry.value) for entry in self.entries)
-        names = frozenset(entry.key for entry in self.entries)
-        return dump(content, rules, names=names, list_parts=True, known=self.known)
-
-
-def _layers(groups: list[list[_Name]], classes: list[_Class]) -> tuple[list[_Layer], list[_Layer]]:
-    """Make the layers of classes and of names; say which objects they find in which others.
-
-    What was sent earlier has the objects: the peer may have it, as its tasks have left it.
-    """
-    units = [_Layer([item]) for item in classes]
-    names = [
-        _Layer([entry for entry in group if entry.turn == turn])
-        for group in groups
-        for turn in sorted({entry.turn for entry in group})
-    ]
-    entries = {entry.key: entry for layer in (*units, *names) for entry in layer.entries}
-    found: dict[int, tuple[Any, tuple[Any, ...]]] = {}
-    referred = {key for item in classes for key in item.needs.references}
-    for layer in sorted((*units, *names), key=lambda layer: layer.rank(referred)):
-        known = [key for e in layer.entries for key in e.stream.parts if key in found]
-        layer.known = {key: found[key] for key in known}
-        if known and not isinstance(layer.entries[0], _Class):
-            _leave_out_circles(layer, entries)
-        for entry in layer.entries:
-            for position, (key, (_, obj)) in enumerate(entry.stream.parts.items()):
-                found.setdefault(key, (obj, (part, (*entry.key, entry.version, position))))
-    return units, names
-
-
-def _leave_out_circles(layer: _Layer, entries: dict[tuple[str, str], Any]) -> None:
-    """Have names not look for objects in what cannot be read without them (classes can be)."""
-    own = {entry.key for entry in layer.entries}
-    for owner in layer.owners():
-        seen, todo = {owner}, [owner]
-        while todo:
-            entry = entries.get(todo.pop())
-            if entry is None:
-                continue
-            more = entry.needs.references.union((uid, "") for uid in entry.needs.units) - seen
-            seen |= more
-            todo += more
-        if not own.isdisjoint(seen):
-            layer.known = {k: v for k, v in layer.known.items() if v[1][1][:2] != owner}
-
-
-def _places(entries: list[Any], stream: Stream) -> list[tuple[str, int, list[int]]]:
-    """Return the names of a pickle, their versions, and where the parts of each are in its memo."""
-    nowhere = (-1, None)  # what was made for another pickle, and is in none but that
-    return [
-        (e.key[1], e.version, [stream.parts.get(key, nowhere)[0] for key in e.stream.parts])
-        for e in entries
-    ]
-
-
-def _groups(names: dict[tuple[str, str], _Name]) -> list[list[_Name]]:
-    """Put names of one namespace together whose values share mutable objects."""
-    owners: dict[tuple[str, int], tuple[str, str]] = {}
-    members: dict[tuple[str, str], list[_Name]] = {}
-    for key, entry in names.items():
-        group = members[key] = [entry]
-        for inner in entry.stream.parts:
-            other = members[owners.setdefault((key[0], inner), key)]
-            if other is not group:
-                other += group
-                for moved in group:
-                    members[moved.key] = other
-                group = other
-    groups = list({id(group): group for group in members.values()}.values())
-    for group in groups:
-        group.sort(key=_Name.rank)
-    return sorted(groups, key=lambda group: group[0].rank())
-
-
-def _ordered(layers: list[_Layer], classes: list[_Class]) -> list[_Layer]:
-    """Put names after those that the code which makes their values may use.
-
-    In a circle the first one stays first; the receiver sets what it turns out to lack.
-    """
-    owners = {entry.key: layer for layer in layers for entry in layer.entries}
-    definitions = {item.uid: item for item in classes}
-
-    def needed(key: Any) -> list[Any]:
-        layer = owners.get(key)
-        parts = [definitions[key].needs] if layer is None else [e.needs for e in layer.entries]
-        return [k for needs in parts for k in (*needs.units, *needs.names, *needs.inherited)]
-
-    ordered: dict[int, _Layer] = {}
-    seen: set[Any] = set()
-    path: list[tuple[Any, Iterator[Any]]] = [(None, iter(list(owners)))]
-    while path:
-        key, rest = path[-1]
-        following = next(
-            (k for k in rest if k not in seen and (k in owners or k in definitions)), None
-        )
-        if following is not None:
-            seen.add(following)
-            path.append((following, iter(needed(following))))
-            continue
-        path.pop()
-        if (layer := owners.get(key)) is not None:
-            ordered.setdefault(id(layer), layer)
-    return list(ordered.values())
-
-
-def digest(content: bytes) -> bytes:
-    """Return 16 bytes that stand for some content."""
-    return blake2b(content, digest_size=16).digest()
 
 
 def _prefix(fingerprint: bytes, preamble: bytes, buffers: Iterable[pickle.PickleBuffer]) -> bytes:

@@ -75,7 +75,7 @@ def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced], Function
     state : list of tuple
         Calls that fill it, in this order.
     functions : tuple
-        What `_by_value.Stream.outlines` is made of.
+        What `_stream.Stream.outlines` is made of.
     """
     attributes = _attributes(cls, rules)
     origin, bases = _origin(cls, rules)

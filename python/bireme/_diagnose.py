@@ -25,6 +25,7 @@ from bireme._classes import definition
 from bireme._fingerprint import contents, global_names
 from bireme._rebuild import ABSENT
 from bireme._rules import MAIN
+from bireme._stream import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +86,7 @@ def _survey(obj: Any, rules: Rules) -> tuple[list[tuple[Any, Exception]], int]:
                 if not pickler.refused:
                     refused.append((value, error))
             refused += pickler.refused
-            size += file.tell() + sum(_by_value.identity(b)[1] for b in pickler.buffers)
+            size += file.tell() + sum(identity(b)[1] for b in pickler.buffers)
         for uid, cls in pickler.needs.units.items():
             if uid not in known:
                 known.add(uid)

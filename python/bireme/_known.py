@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bireme._bundle import Bundle, Sender
-    from bireme._by_value import Needs
+    from bireme._stream import Needs
 
 #: Preambles that rode once, of which one may come again.
 _RODE_MAX = 64

@@ -14,7 +14,7 @@ import types
 from copyreg import __newobj__  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
-from bireme import _rebuild
+from bireme import _remake
 from bireme._fingerprint import HEAP_TYPE
 from bireme._rules import MAIN
 
@@ -62,7 +62,7 @@ def definition(
         return _TYPING[kind.__name__](obj, module, shared)
     if kind is _LRU:
         attributes = {name: value for name, value in vars(obj).items() if name != "__wrapped__"}
-        return (_rebuild.lru_cache, (obj.__wrapped__, obj.cache_parameters(), attributes))
+        return (_remake.lru_cache, (obj.__wrapped__, obj.cache_parameters(), attributes))
     if issubclass(kind, enum.Enum):
         return (kind, (obj._value_,))
     arguments: tuple[Any, ...] = getattr(obj, "__getnewargs__", tuple)()
@@ -103,7 +103,7 @@ def _parameter(obj: Any, module: str, _shared: Any) -> tuple[Any, ...]:
     }
     if getattr(obj, "has_default", bool)():
         options["default"] = obj.__default__
-    return (_rebuild.made_in, (module, type(obj), (obj.__name__,), options))
+    return (_remake.made_in, (module, type(obj), (obj.__name__,), options))
 
 
 def _alias(obj: Any, module: str, shared: Any) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ def _alias(obj: Any, module: str, shared: Any) -> tuple[Any, ...]:
     name = obj.__name__
     if not name.isidentifier() or keyword.iskeyword(name):
         options = {"type_params": obj.__type_params__}
-        return (_rebuild.made_in, (module, type(obj), (name, obj.__value__), options))
+        return (_remake.made_in, (module, type(obj), (name, obj.__value__), options))
     value: tuple[Any, ...]
     try:
         value = (obj.__value__,)
@@ -119,7 +119,7 @@ def _alias(obj: Any, module: str, shared: Any) -> tuple[Any, ...]:
         value = ()
     values = shared(obj, (list, ()))
     make = (module, name, obj.__type_params__, values)
-    return (_rebuild.type_alias, make, (values, value), None, None, _rebuild.fill_type_alias)
+    return (_remake.type_alias, make, (values, value), None, None, _remake.fill_type_alias)
 
 
 _TYPING = {"ParamSpec": _parameter, "TypeVarTuple": _parameter, "TypeAliasType": _alias}

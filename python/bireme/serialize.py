@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from bireme._bundle import Bundle, Sender
-    from bireme._by_value import Stream
     from bireme._fingerprint import Watch
     from bireme._main import Inherited
+    from bireme._stream import Stream
 
 __all__ = ["Decoder", "Encoder", "Function", "diagnose", "refresh"]
 
@@ -212,8 +212,8 @@ class Encoder(_Side):
             payload = _plain_dumps(fn, 5)
             watch = self._watch_name(fn)
             return Function(payload, [], name, digest=_digest(payload), watch=watch)
-        from bireme._by_value import identity
         from bireme._fingerprint import Watch
+        from bireme._stream import identity
 
         with _rebuild.lock:
             try:
@@ -323,7 +323,8 @@ class Encoder(_Side):
         return Watch(fn, self._rules, follow=False)
 
     def _encode_body(self, fn: Any) -> tuple[Stream, Bundle]:
-        from bireme._by_value import Needs, Stream, by_name
+        from bireme._by_value import by_name
+        from bireme._stream import Needs, Stream
 
         sender = self._sender
         place = by_name(fn, self._rules)
