@@ -207,7 +207,6 @@ impl<T: Ticket> Shared<T> {
             outbox: VecDeque::default(),
             ended: None,
             family: Vec::new(),
-            family_seen_ns: now_ns,
         };
         let shared = self.control.row(row as usize);
         shared.flags.store(0, Ordering::Relaxed);

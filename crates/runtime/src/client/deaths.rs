@@ -26,9 +26,9 @@ const WORKER_VARIABLE: &str = "BIREME_WORKER";
 const CERTIFICATE_PATIENCE_NS: u64 = 2_000_000_000;
 /// How long the row of a worker that nobody was told of waits for its end: somebody may have stopped it.
 const GHOST_NS: u64 = 10_000_000_000;
-/// How often the descendants of a worker are looked up at most. The system remembers for each process what was read
-/// of it, and takes its time over that when the process ends: a worker of few tasks is gone before anybody looks.
-const FAMILY_TICK_NS: u64 = 100_000_000;
+/// Of a younger worker no descendants are looked up. The system remembers for each process what was read of it, and
+/// takes its time over that when the process ends: a worker of few tasks is gone before.
+const YOUNG_NS: u64 = 100_000_000;
 /// How long a process may live on after it has closed its control socket.
 const LEAVING_PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -241,10 +241,8 @@ impl<T: Ticket> Shared<T> {
             return;
         }
         let now = process::now_ns();
-        let due =
-            |worker: &&mut Worker| worker.pid != 0 && now - worker.family_seen_ns >= FAMILY_TICK_NS;
-        for worker in state.workers.iter_mut().flatten().filter(due) {
-            worker.family_seen_ns = now;
+        let grown = |worker: &&mut Worker| worker.pid != 0 && now - worker.ordered_ns >= YOUNG_NS;
+        for worker in state.workers.iter_mut().flatten().filter(grown) {
             let family = process::descendants(worker.pid);
             worker.family = family
                 .into_iter()

@@ -42,8 +42,6 @@ pub(super) struct Worker {
     pub(super) ended: Option<Ended>,
     /// Its descendants when last seen, with their start times; kept where no template adopts orphans.
     pub(super) family: Vec<(i32, u64)>,
-    /// When that was; at first when it was ordered.
-    pub(super) family_seen_ns: u64,
 }
 
 impl Worker {
