@@ -220,18 +220,17 @@ class Sender:
     ) -> Bundle:
         if not classes and not names:
             return _EMPTY
-        self._advance([*classes, *names.values()], before)
-        groups = group(names)
+        entries: list[Class | Name] = [*classes, *names.values()]
+        self._advance(entries, before)
         carries = frozenset((*(item.uid for item in classes), *names, *absent))
-        state = (
-            [(item.uid, item.version) for item in classes],
-            [[(entry.key, entry.version) for entry in together] for together in groups],
-        )
+        state = [(entry.key, entry.version) for entry in entries]
         known = self._written.get(carries)
         if known is not None and known[0] == state:
             return known[1]
 
-        units, layers = layers_of(groups, classes)
+        for entry in entries:
+            entry.list_parts(self.rules)
+        units, layers = layers_of(group(names), classes)
         buffers: list[pickle.PickleBuffer] = []
 
         def place(stream: Stream) -> tuple[bytes, int, int]:

@@ -23,7 +23,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as internals
 
 from bireme import _inherit, _named, _rebuild, _remake, _skeleton
-from bireme._classes import Call, Functions, c_type
+from bireme._classes import Call, Functions, c_type, subscripted
 from bireme._fingerprint import (
     HEAP_TYPE,
     LARGE_BYTES,
@@ -341,7 +341,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_class(self, cls: type) -> Any:
         if not self.rules.needs_by_value(cls):
             return NotImplemented
-        if (made := c_type(cls)) is not None:
+        if (made := c_type(cls) or subscripted(cls)) is not None:
             return made
         if not cls.__flags__ & HEAP_TYPE:
             return internals._class_reduce(cls) if cls in _UNNAMED else NotImplemented

@@ -89,6 +89,8 @@ def definition(cls: Any, rules: Rules) -> tuple[Reduced, list[Reduced], Function
             attributes.pop(name, None)
     else:
         skeleton = (_skeleton.plain_class, (*arguments, _at_once(cls, attributes)))
+    if cls in copyreg.dispatch_table:
+        last.append((copyreg.pickle, (cls, copyreg.dispatch_table[cls])))
     first = {name: value for name, value in attributes.items() if _is_first(cls, name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
     state = [(_skeleton.fill_class, (cls, origin, part)) for part in (first, rest)]
@@ -219,6 +221,15 @@ def c_type(cls: Any) -> Reduced | None:
         if type(base) is cls:
             return (type, (base,))
     return None
+
+
+def subscripted(cls: Any) -> Reduced | None:
+    """Refer to a class that its generic class makes of its parameters, and keeps: pydantic's do."""
+    generic = vars(cls).get("__pydantic_generic_metadata__")
+    if not isinstance(generic, dict) or not generic.get("args"):
+        return None
+    origin, arguments = generic["origin"], generic["args"]
+    return (operator.getitem, (origin, arguments)) if origin[arguments] is cls else None
 
 
 def _enum(cls: Any) -> Reduced:

@@ -26,7 +26,9 @@ NOTHING = Stream(b"", [], Needs(), {})
 class Name:
     """The value of one global name as it was sent last."""
 
-    __slots__ = ("digest", "held", "name", "space", "stream", "turn", "value", "version", "watch")
+    __slots__ = (
+        "digest", "held", "lists_parts", "name", "space", "stream", "turn", "value", "version", "watch",
+    )  # fmt: skip
 
     def __init__(self, space: Namespace, name: str) -> None:
         self.space = space
@@ -40,6 +42,7 @@ class Name:
         self.held: dict[tuple[str, str], int] = {}
         self.watch: Watch | None = None
         self.stream = NOTHING
+        self.lists_parts = True
 
     @property
     def key(self) -> tuple[str, str]:
@@ -57,16 +60,28 @@ class Name:
         if value is ABSENT:
             self.version += self.digest != b"" or not self.version
             self.value, self.stream, self.digest, self.watch = ABSENT, NOTHING, b"", None
+            self.lists_parts = True
             return
         watch = self.watch
         if watch and value is self.value and _is_as_it_was(watch, self.stream.needs):
             return
-        stream = dump((large(value),), rules, names=frozenset((self.key,)), list_parts=True)
+        lists_parts = not self.version
+        stream = self._dump(value, rules, lists_parts)
         found = digest(stream.fingerprint())
         if found != self.digest:
             self.version += 1
         self.value, self.stream, self.digest = value, stream, found
+        self.lists_parts = lists_parts
         self.watch = Watch(value, rules, follow=False)
+
+    def _dump(self, value: Any, rules: Rules, list_parts: bool) -> Stream:
+        names = frozenset((self.key,))
+        return dump((large(value),), rules, names=names, list_parts=list_parts)
+
+    def list_parts(self, rules: Rules) -> None:
+        """Have the pickle list its parts. That takes long: it is done for what is to be sent."""
+        if not self.lists_parts:
+            self.stream, self.lists_parts = self._dump(self.value, rules, True), True
 
     def let_go(self) -> None:
         """Keep nothing alive that may keep globals alive which go with their functions."""
@@ -86,8 +101,8 @@ class Class:
     """The definition of one by-value class as it was sent last."""
 
     __slots__ = (
-        "attributes", "bases", "cls", "digest", "filling", "functions", "held", "home", "moved", "needs",
-        "skeleton", "stream", "turn", "uid", "version", "watch",
+        "attributes", "bases", "cls", "digest", "filling", "functions", "held", "home", "lists_parts",
+        "moved", "needs", "skeleton", "stream", "turn", "uid", "version", "watch",
     )  # fmt: skip
 
     def __init__(self, uid: str, cls: type) -> None:
@@ -102,6 +117,7 @@ class Class:
         self.skeleton = b""
         self.filling: list[Call] = []
         self.digest = b""
+        self.lists_parts = True
         self.functions: Functions = (type, {})
         self.stream = NOTHING
         self.needs = Needs()
@@ -127,16 +143,23 @@ class Class:
         self.moved |= _identities(cls.__bases__) != self.bases
         filling = [*update(cls, self.attributes, self.moved), *filling]
         self.filling = [Call(*call) for call in filling]
-        stream = self.dump(rules, list_parts=not rules.returning)
+        lists_parts = rules.returning or not self.version
+        stream = self.dump(rules, list_parts=lists_parts and not rules.returning)
         found = digest(stream.fingerprint())
         if found != self.digest or skeleton.payload != self.skeleton:
             self.version += 1
         self.skeleton, self.stream, self.digest = skeleton.payload, stream, found
+        self.lists_parts = lists_parts
         self.needs = Needs()
         for part_of_it in (skeleton, stream):
             self.needs.update(part_of_it.needs)
         self.watch = Watch(cls, rules, follow=False)
         self.home = _home(cls)
+
+    def list_parts(self, rules: Rules) -> None:
+        """Have the pickle list its parts, as that of a name."""
+        if not self.lists_parts:
+            self.stream, self.lists_parts = self.dump(rules, list_parts=True), True
 
     def dump(
         self,

@@ -24,6 +24,33 @@ def test_lambdas(shared_pool):
     assert shared_pool.starmap(lambda x, y: x - y, [(3, 1), (5, 2)]) == [2, 3]
 
 
+class Table:
+    """Counts how often it is looked through."""
+
+    looks = 0
+
+    def __reduce__(self):
+        Table.looks += 1
+        return (dict, ([("a", 1)],))
+
+
+def test_a_lazy_map_looks_at_its_function_once(shared_pool):
+    """As any other map, whatever it has captured; a call is another one."""
+    table = Table()
+    Table.looks = 0
+
+    def work(x: int) -> int:
+        return x + table["a"]  # type: ignore[index]
+
+    assert list(shared_pool.imap(work, range(50))) == list(range(1, 51))
+    once = Table.looks
+    assert sorted(shared_pool.imap_unordered(work, iter(range(20)), 3)) == list(range(1, 21))
+    assert 0 < Table.looks <= 2 * once < 10
+    for i in range(5):
+        assert shared_pool.apply(work, (i,)) == i + 1
+    assert Table.looks >= 2 * once + 5
+
+
 def test_closures_see_what_they_captured(shared_pool):
     factor, table = 3, {"a": 1}
 

@@ -632,3 +632,81 @@ def test_a_class_of_main_has_its_own_methods_and_attributes(run_script, method):
         """,
         args=[method],
     ).check()
+
+
+@pytest.mark.parametrize(
+    "method", NO_GUARD
+)  # plain pickle does not find them in a script imported anew
+def test_generic_models_of_pydantic_are_one_class(run_script, method):
+    run_script(
+        """
+        import sys
+        from typing import Generic, Optional, TypeVar
+        from pydantic import BaseModel, field_validator
+        import bireme
+
+        T = TypeVar("T")
+
+        class User(BaseModel):
+            name: str
+
+        class Result(BaseModel, Generic[T]):
+            data: T
+
+            @field_validator("data")
+            @classmethod
+            def check(cls, value): return value
+
+        class Node(BaseModel, Generic[T]):
+            value: T
+            next: Optional["Node[T]"] = None
+
+        class Team(BaseModel):
+            first: Result[User]
+            others: list[Result[User]] = []
+
+        class Special(Result[User]):
+            extra: int = 1
+
+        UserResult = Result[User]
+
+        def fetch(name): return Result[User](data=User(name=name))
+        def is_known(result): return isinstance(result, Result[User])
+        def follow(node): return node.next, isinstance(node, Node[int])
+        def enlarge(team): return Team(first=team.first, others=[fetch("c"), UserResult(data=User(name="d"))])
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert isinstance(pool.apply(fetch, ("a",)), UserResult)
+                assert pool.map(is_known, [fetch("a"), Special(data=User(name="s")), 1]) == [True, True, False]
+                node, known = pool.apply(follow, (Node[int](value=1, next=Node[int](value=2)),))
+                assert known and isinstance(node, Node[int])
+                team = pool.apply(enlarge, (Team(first=fetch("b")),))
+                assert all(isinstance(member, UserResult) for member in (team.first, *team.others))
+        """,
+        args=[method],
+    ).check()
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_how_a_class_is_pickled_is_known_to_workers(run_script, method):
+    run_script(
+        """
+        import copyreg, sys, threading
+        import bireme
+
+        class Session:
+            def __init__(self, url):
+                self.url, self.lock = url, threading.Lock()
+
+        copyreg.pickle(Session, lambda session: (Session, (session.url,)))
+
+        def renew(session):
+            return Session(session.url + "!")
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                assert pool.apply(renew, (Session("a"),)).url == "a!"
+        """,
+        args=[method],
+    ).check()

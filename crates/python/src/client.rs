@@ -163,7 +163,7 @@ impl Client {
         core.check_owner(py)?;
         core.inner.supervise_if_paused();
         let options = Options::new(task_timeout, retries, seed)?;
-        let (mut reference, is_plain) = core.function(function)?;
+        let (mut reference, is_plain) = core.function(function, false)?;
         let (what, encoded) = match kwds.filter(|kwds| !kwds.is_empty()) {
             Some(kwds) => (
                 mode::CALL_WITH_KEYWORDS,
@@ -222,7 +222,7 @@ impl Client {
         core.inner.supervise_if_paused();
         let options = Options::new(task_timeout, retries, seed)?;
         let len = items.len()? as u64;
-        let (reference, _) = core.function(function)?;
+        let (reference, _) = core.function(function, base > 0)?;
         let call = Call::new(len, false, base, options.timeout_ns, retry_timeouts);
         let result = self.outcome(outcome, &call, name.unwrap_or(function), watched)?;
         if len == 0 {
@@ -329,7 +329,7 @@ impl Client {
     /// Refuse a function that cannot travel, before there are arguments for it.
     fn check_function(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
         let _inside = Inside::enter(function.py());
-        self.core.function(function).map(drop)
+        self.core.function(function, false).map(drop)
     }
 
     /// The next worker to fork: its row and what it is born with.

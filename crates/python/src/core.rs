@@ -268,12 +268,19 @@ impl Core {
 
     /// The reference by which workers find `function`, and whether it is known to be of a module, where everybody
     /// finds it by name.
-    pub(crate) fn function(&self, function: &Bound<'_, PyAny>) -> PyResult<(FunctionRef, bool)> {
+    ///
+    /// Once a call has begun, its function is `checked`: what has changed since then is for other calls.
+    pub(crate) fn function(
+        &self,
+        function: &Bound<'_, PyAny>,
+        checked: bool,
+    ) -> PyResult<(FunctionRef, bool)> {
         let py = function.py();
         let known = self.functions().find(function);
         if let Some((record, reference, mutable)) = known {
             match record {
                 None => return Ok((reference, true)),
+                Some(_) if checked => return Ok((reference, false)),
                 Some(record) if !mutable && record.call_method0("unchanged")?.is_truthy()? => {
                     return Ok((reference, false));
                 }
