@@ -247,8 +247,10 @@ _owner = 0  # the process whose pools these are
 def register(pool: Pool) -> None:
     """Note a new pool: the end of this process concerns it."""
     global _owner, _registered
+    if _owner != os.getpid():
+        _pools.clear()  # a parent's
+        _owner = os.getpid()
     _pools.add(pool)
-    _owner = os.getpid()
     if not _registered:
         _registered = True
         atexit.register(_end_all)

@@ -203,7 +203,7 @@ def _main(birth: _core.Birth, start: str, heritage: Heritage | None) -> int:
     _inherit.send_rest()
     # A template finds what its workers leave behind without being told. Threads of tasks might still start some.
     if start != "template" and len(sys._current_frames()) == 1:
-        core.tell_if_alone()
+        core.tell_who_stays()
     return 0
 
 

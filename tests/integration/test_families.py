@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -79,10 +80,12 @@ def test_the_end_of_a_worker_hits_no_process_of_another_pool(make_pool, tmp_path
     assert running.get(GENEROUS) == 0
 
 
-def test_what_a_retired_worker_left_running_ends_with_it(make_pool, tmp_path):
+@pytest.mark.parametrize("env", [None, {"PATH": os.defpath}])
+def test_what_a_retired_worker_left_running_ends_with_it(make_pool, tmp_path, env):
+    """Whether it has the worker's mark in its environment or not."""
     pool = make_pool(1, maxtasksperchild=1)
     for i in range(3):
-        child = pool.apply(tasks.leave_running, (str(tmp_path / f"marker{i}"),))
+        child = pool.apply(tasks.leave_running, (str(tmp_path / f"marker{i}"), env))
         assert poll(lambda child=child: not is_alive(child))
     assert pool.statistics()["deaths"] == 0
 

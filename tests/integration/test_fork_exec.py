@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -385,6 +384,46 @@ def test_forks_of_several_threads_leave_the_pool_supervised(run_script, start_me
     ).check()
 
 
+@pytest.mark.parametrize("method", ["template", "fork", "spawn"])
+def test_a_child_has_pools_whatever_other_threads_did_at_the_fork(run_script, method):
+    """They start templates, and end pools: all that with locks of which the child has copies."""
+    run_script(
+        """
+        import os, sys, threading
+        import bireme
+
+        def churn():
+            while not stop.is_set():
+                pool = bireme.Pool(1, start_method=sys.argv[1])
+                pool.apply_async(abs, (-1,))
+                if dropped:
+                    del pool
+                else:
+                    pool.terminate()
+
+        if __name__ == "__main__":
+            with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                pool.apply(abs, (-1,))  # what is imported at first is here
+            for dropped in (False, True):
+                stop = threading.Event()
+                threads = [threading.Thread(target=churn) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for _ in range(40):
+                    child = os.fork()
+                    if child == 0:
+                        with bireme.Pool(1, start_method=sys.argv[1]) as pool:
+                            os._exit(pool.apply_async(abs, (-3,)).get(60))
+                    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+                stop.set()
+                for thread in threads:
+                    thread.join()
+        """,
+        args=[method],
+        interpreter_args=("-W", "ignore"),
+    ).check()
+
+
 def test_no_worker_is_forked_while_a_module_is_half_imported(run_script):
     """In the child it would stay so for ever: nobody there imports the other half."""
     run_script(
@@ -558,7 +597,7 @@ def test_a_signal_amid_a_fork_of_the_caller(run_script):
 
 def test_a_task_that_forks_all_the_time_is_cancelled_politely(make_pool, capfd):
     pool = make_pool(1)
-    worker = [pool.apply(os.getpid)]
+    worker = [pool.apply(tasks.pid)]  # it has imported the tasks: no import is cut short
     for _ in range(40):
         result = pool.apply_async(tasks.fork_for_ever)
         time.sleep(0.005)

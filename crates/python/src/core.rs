@@ -125,8 +125,10 @@ impl Core {
     ///
     /// The interpreter's lock is kept if none runs.
     pub(crate) fn pause(&self, py: Python<'_>, forever: bool) {
-        let runs = self.dispatcher.runs_elsewhere() || self.inner.is_supervised();
-        if runs && self.inner.owner() == own_pid() {
+        if self.inner.owner() != own_pid() {
+            return; // its locks may have been held at the fork
+        }
+        if self.dispatcher.runs_elsewhere() || self.inner.is_supervised() {
             let _inside = Inside::enter(py);
             detached(py, || {
                 self.dispatcher.stop(forever);

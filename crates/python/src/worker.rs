@@ -454,9 +454,9 @@ impl Worker {
         Ok(self.state().kernel.tell_ready()?)
     }
 
-    /// Tell the client, at the very end and while no other thread could start a process, if nobody stays behind.
-    fn tell_if_alone(&self) {
-        self.state().kernel.tell_if_alone();
+    /// Tell the client, at the very end and while no other thread could start a process, who stays behind.
+    fn tell_who_stays(&self) {
+        self.state().kernel.tell_who_stays();
     }
 
     /// Tell the client that the initializer failed, and how.

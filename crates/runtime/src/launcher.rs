@@ -2,13 +2,14 @@
 
 use crate::certificate::read_story;
 use crate::message::Message;
+use bireme_shm::fork_lock::ForkLock;
 use bireme_shm::os::process::End;
 use bireme_shm::os::{memory, process, socket};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Fate {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Templates {
     living: Vec<Template>,
     /// Of the last ones that ended, with their process ids: each of their pools asks.
@@ -108,14 +109,7 @@ impl Templates {
     }
 }
 
-static TEMPLATES: Mutex<Templates> = Mutex::new(Templates {
-    living: Vec::new(),
-    fates: Vec::new(),
-});
-
-fn templates() -> MutexGuard<'static, Templates> {
-    TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static TEMPLATES: ForkLock<Templates> = ForkLock::new();
 
 /// Start `command` with `input` as its standard input, `errors` as its standard error, or else ours; its process id.
 pub fn start(command: &[OsString], input: OwnedFd, errors: Option<OwnedFd>) -> io::Result<i32> {
@@ -133,7 +127,7 @@ pub fn start(command: &[OsString], input: OwnedFd, errors: Option<OwnedFd>) -> i
 ///
 /// Gives the connection, by which it is seen whether the template is used, and the template's process id.
 pub fn connect(command: &[OsString]) -> io::Result<(Arc<OwnedFd>, i32)> {
-    let mut templates = templates();
+    let mut templates = TEMPLATES.lock();
     templates.bury();
     let all = &mut templates.living;
     let (ours, theirs) = socket::pair()?;
@@ -204,7 +198,7 @@ pub fn fate_of(pid: i32) -> Fate {
     if let Ok(pidfd) = process::open(pid) {
         let _ = process::poll(&[pidfd.as_fd()], Some(LONGEST_END));
     }
-    let mut templates = templates();
+    let mut templates = TEMPLATES.lock();
     templates.bury();
     let known = templates.fates.iter().rfind(|(whose, _)| *whose == pid);
     known.map_or_else(
@@ -215,9 +209,8 @@ pub fn fate_of(pid: i32) -> Fate {
 
 /// Close what this process, a forked child, has inherited of templates.
 pub fn forget_inherited() {
-    if let Ok(mut templates) = TEMPLATES.try_lock() {
-        templates.living.retain(Template::is_ours);
-    }
+    TEMPLATES.after_fork_in_child();
+    TEMPLATES.lock().living.retain(Template::is_ours);
 }
 
 /// Let all templates of this process go and wait for their end: at interpreter exit.
@@ -231,7 +224,8 @@ pub fn end_unused() {
 }
 
 fn end(which: impl Fn(&Template) -> bool) {
-    let ended: Vec<Template> = templates()
+    let ended: Vec<Template> = TEMPLATES
+        .lock()
         .living
         .extract_if(.., |template| !template.is_ours() || which(template))
         .collect();

@@ -112,6 +112,13 @@ pub enum Message {
     },
     /// Worker to client: the rest of this long message will not come.
     GivenUp(u32),
+    /// Worker to client: a descendant stays behind when it leaves.
+    Stays {
+        /// Its process id.
+        pid: i32,
+        /// When it started, in clock ticks.
+        started: u64,
+    },
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -175,6 +182,9 @@ impl Message {
             Self::Part { of, last, bytes } => [numbers(12, &[*of, *last]), bytes.clone()].concat(),
             Self::GivenUp(of) => numbers(13, &[*of]),
             Self::Retire => vec![14],
+            Self::Stays { pid, started } => {
+                numbers(15, &[*pid as u32, *started as u32, (*started >> 32) as u32])
+            }
         }
     }
 
@@ -223,6 +233,10 @@ impl Message {
             },
             13 => Self::GivenUp(read.u32()?),
             14 => Self::Retire,
+            15 => Self::Stays {
+                pid: read.i32()?,
+                started: u64::from(read.u32()?) | u64::from(read.u32()?) << 32,
+            },
             _ => return None,
         })
     }
@@ -272,6 +286,10 @@ mod tests {
                 bytes: b"end".to_vec(),
             },
             Message::GivenUp(3),
+            Message::Stays {
+                pid: 7,
+                started: 1 << 40,
+            },
             Message::Refused {
                 row: 1,
                 why: b"why".to_vec(),

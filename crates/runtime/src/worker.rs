@@ -425,11 +425,19 @@ impl Worker {
         self.robbed = self.robbed || socket::inode(&self.socket) != self.socket_inode;
     }
 
-    /// Say that nobody stays behind, if so. No process may be started after this.
-    pub fn tell_if_alone(&self) {
+    /// Say who stays behind, or that nobody does. No process may be started after this.
+    pub fn tell_who_stays(&mut self) {
         if process::living_children().is_empty() {
             let flags = &self.control.row(self.row).flags;
             flags.fetch_or(row_flag::ALONE, Ordering::Relaxed); // RELAXED: read after our death
+            return;
+        }
+        self.look_for_robbery();
+        for pid in process::descendants(process::own_pid()) {
+            if let (Some(started), false) = (process::start_time(pid), self.robbed) {
+                let message = Message::Stays { pid, started };
+                let _ = socket::send_blocking(&self.socket, &message.encode(), &[]);
+            }
         }
     }
 

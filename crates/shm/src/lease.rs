@@ -7,11 +7,12 @@
 //! hangs up: when the children, and theirs, have all ended or become other programs. A child
 //! releases nothing itself. Without leases at the time of a fork nothing is made.
 
+use crate::fork_lock::ForkLock;
 use crate::os::process;
 use crate::prim::{AtomicU64, Ordering, current_thread};
 use crate::segment::Segment;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 static LEASES: AtomicU64 = AtomicU64::new(0);
 /// Number of the last pin.
 static LAST_PIN: AtomicU64 = AtomicU64::new(0);
-static PINS: Mutex<Vec<Pin>> = Mutex::new(Vec::new());
+static PINS: ForkLock<Vec<Pin>> = ForkLock::new();
 
 /// One fork that children with views came from.
 #[derive(Debug)]
@@ -31,10 +32,6 @@ struct Pin {
     /// The children's end, and the thread that forks: until the fork is over.
     forking: Option<(OwnedFd, ThreadId)>,
     waiting: Vec<(Arc<Segment>, u32)>,
-}
-
-fn pins() -> MutexGuard<'static, Vec<Pin>> {
-    PINS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The right to see the block with a ticket, until dropped.
@@ -69,7 +66,7 @@ impl Lease {
     /// Whether children that this process has forked since may see the block.
     pub fn is_pinned(&self) -> bool {
         LAST_PIN.load(Ordering::Relaxed) > self.born
-            && pins().iter().any(|pin| pin.number > self.born) // RELAXED: as above
+            && PINS.lock().iter().any(|pin| pin.number > self.born) // RELAXED: as above
     }
 
     /// The segment that holds the block.
@@ -88,7 +85,7 @@ impl Drop for Lease {
             return;
         }
         if LAST_PIN.load(Ordering::Relaxed) > self.born {
-            let mut pins = pins();
+            let mut pins = PINS.lock();
             if let Some(pin) = pins.iter_mut().rfind(|pin| pin.number > self.born) {
                 pin.waiting.push((Arc::clone(&self.segment), self.ticket));
                 return;
@@ -103,7 +100,7 @@ pub fn unpin() {
     if LAST_PIN.load(Ordering::Relaxed) == 0 {
         return; // RELAXED: nothing to do is right at any time before a fork
     }
-    let mut pins = pins();
+    let mut pins = PINS.lock();
     // Newest first: what an older pin does not hold either is free.
     for index in (0..pins.len()).rev() {
         let gone = pins[index].forking.is_none()
@@ -135,7 +132,7 @@ pub fn before_fork() {
     let Ok((children, theirs)) = process::pipe() else {
         return;
     };
-    let mut pins = pins();
+    let mut pins = PINS.lock();
     let number = LAST_PIN.fetch_add(1, Ordering::Relaxed) + 1;
     pins.push(Pin {
         number,
@@ -148,7 +145,7 @@ pub fn before_fork() {
 /// The thread has forked, or failed to: in the parent.
 pub fn after_fork_in_parent() {
     let me = current_thread();
-    for pin in pins().iter_mut() {
+    for pin in PINS.lock().iter_mut() {
         if pin
             .forking
             .as_ref()
@@ -162,11 +159,8 @@ pub fn after_fork_in_parent() {
 /// In the forked child: keep the pins of all ancestors down, as long as this process lives.
 pub fn after_fork_in_child() {
     LEASES.store(0, Ordering::Relaxed); // RELAXED: one thread lives
-    // Only a thread that does not exist here could hold it.
-    let Ok(mut pins) = PINS.try_lock() else {
-        return;
-    };
-    for pin in pins.drain(..) {
+    PINS.after_fork_in_child();
+    for pin in PINS.lock().drain(..) {
         if let Some((theirs, _)) = pin.forking {
             let _ = theirs.into_raw_fd(); // closed by this process's end
         }
@@ -195,7 +189,13 @@ mod tests {
 
         let (old, ended) = (lease(2), lease(3));
         before_fork();
-        let child = pins()[0].forking.as_ref().unwrap().0.try_clone().unwrap();
+        let child = PINS.lock()[0]
+            .forking
+            .as_ref()
+            .unwrap()
+            .0
+            .try_clone()
+            .unwrap();
         after_fork_in_parent();
         drop(old);
         drop(lease(4));
@@ -203,7 +203,13 @@ mod tests {
         assert_eq!(released(&segment), [4], "older leases wait, younger do not");
 
         before_fork(); // `ended` is seen by two generations of children
-        let second = pins()[1].forking.as_ref().unwrap().0.try_clone().unwrap();
+        let second = PINS.lock()[1]
+            .forking
+            .as_ref()
+            .unwrap()
+            .0
+            .try_clone()
+            .unwrap();
         after_fork_in_parent();
         drop(ended);
         drop(second);
@@ -212,6 +218,6 @@ mod tests {
         drop(child);
         unpin();
         assert_eq!(released(&segment), [2, 3]);
-        assert!(pins().is_empty());
+        assert!(PINS.lock().is_empty());
     }
 }

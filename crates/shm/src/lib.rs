@@ -14,6 +14,8 @@ pub mod arena;
 pub mod control;
 pub mod fail;
 #[cfg(not(loom))]
+pub mod fork_lock;
+#[cfg(not(loom))]
 pub mod lease;
 #[cfg(not(loom))]
 pub mod os;

@@ -44,9 +44,9 @@ def start_and_hang(marker: str, orphan: bool) -> None:
     time.sleep(3600)
 
 
-def leave_running(marker: str) -> int:
+def leave_running(marker: str, env: dict[str, str] | None = None) -> int:
     """Start a program and return while it runs."""
-    child = subprocess.Popen(["sleep", "3600"])
+    child = subprocess.Popen(["sleep", "3600"], env=env)
     child.returncode = 0  # not our warning
     Path(marker).touch()
     return child.pid

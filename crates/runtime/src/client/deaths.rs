@@ -243,11 +243,15 @@ impl<T: Ticket> Shared<T> {
         let now = process::now_ns();
         let grown = |worker: &&mut Worker| worker.pid != 0 && now - worker.ordered_ns >= YOUNG_NS;
         for worker in state.workers.iter_mut().flatten().filter(grown) {
-            let family = process::descendants(worker.pid);
-            worker.family = family
-                .into_iter()
-                .filter_map(|pid| Some((pid, process::start_time(pid)?)))
-                .collect();
+            let lives = |(pid, started): &(i32, u64)| process::start_time(*pid) == Some(*started);
+            worker.family.retain(lives); // others adopt them when their parent ends, maybe right now
+            for pid in process::descendants(worker.pid) {
+                if !worker.family.iter().any(|(known, _)| *known == pid) {
+                    worker
+                        .family
+                        .extend(process::start_time(pid).map(|started| (pid, started)));
+                }
+            }
         }
     }
 

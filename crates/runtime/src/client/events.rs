@@ -86,6 +86,10 @@ impl<T: Ticket> Shared<T> {
                     state.statistics.last_birth_ns = now_ns - worker.ordered_ns;
                     self.act(state, bireme_sched::Event::Ready { row });
                 }
+                // What is older than the worker is not its own, whatever wrote this.
+                Some(Message::Stays { pid, started }) if started >= worker.since => {
+                    worker.family.push((pid, started));
+                }
                 Some(Message::Segment(id)) => {
                     let attached = match fds.pop() {
                         Some(fd) => Segment::attach(id, fd),

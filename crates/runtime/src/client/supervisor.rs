@@ -7,6 +7,7 @@ use super::state::State;
 use super::worker::Worker;
 use super::{Shared, Ticket};
 use bireme_sched::Event;
+use bireme_shm::fork_lock::ForkLock;
 use bireme_shm::lease;
 use bireme_shm::os::process;
 use bireme_shm::os::thread::{self, Thread};
@@ -15,7 +16,7 @@ use bireme_shm::prim::{AtomicBool, AtomicU32, Ordering};
 use bireme_shm::queue;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// While anything is outstanding the supervisor looks around so often: a wake that
@@ -41,6 +42,9 @@ pub fn fork_begins() {
 
 /// Note that this thread has forked, in the parent or in the `child`, where no other thread is.
 pub fn fork_is_over(child: bool) {
+    if child {
+        ABANDONED.after_fork_in_child();
+    }
     let left = |forks: u32| Some(if child { 0 } else { forks.saturating_sub(1) });
     let _ = FORKING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
 }
@@ -125,26 +129,24 @@ impl<T: Ticket> Abandoned for Shared<T> {
 
 /// Pools whose owners are gone and that have not ended: a fork pauses their threads as well, and somebody must resume
 /// them after it.
-static ABANDONED: Mutex<Vec<Arc<dyn Abandoned>>> = Mutex::new(Vec::new());
-
-fn abandoned() -> MutexGuard<'static, Vec<Arc<dyn Abandoned>>> {
-    ABANDONED.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static ABANDONED: ForkLock<Vec<Arc<dyn Abandoned>>> = ForkLock::new();
 
 fn forget_finished() {
-    abandoned().retain(|pool| !pool.is_finished());
+    // A parent's stay: what they have locked would stay so in a child.
+    let finished = |pool: &Arc<dyn Abandoned>| pool.is_own() && pool.is_finished();
+    ABANDONED.lock().retain(|pool| !finished(pool));
 }
 
 /// The pools of this process without owners, to be worked on without the list's lock.
 fn own_abandoned() -> Vec<Arc<dyn Abandoned>> {
-    let all = abandoned();
+    let all = ABANDONED.lock();
     all.iter().filter(|pool| pool.is_own()).cloned().collect()
 }
 
 /// The owner is gone: the thread goes on by itself until the pool is finished.
 pub(super) fn abandon<T: Ticket>(shared: &Arc<Shared<T>>) {
     let pool: Arc<dyn Abandoned> = Arc::<Shared<T>>::clone(shared);
-    abandoned().push(Arc::clone(&pool));
+    ABANDONED.lock().push(Arc::clone(&pool));
     forget_finished(); // its thread may have ended before it was on the list
     pool.resume();
     process::ring(&shared.kick);

@@ -277,6 +277,12 @@ fn own_children(wanted: impl Fn(i32) -> bool) -> Vec<i32> {
     found
 }
 
+/// The parent of `pid` at this moment, its parent, and so on.
+fn ancestors(pid: i32) -> impl Iterator<Item = i32> {
+    let parent = |pid: &i32| stat_field::<i32>(*pid, 4).filter(|parent| *parent > 0);
+    std::iter::successors(parent(&pid), parent)
+}
+
 /// All descendants of `pid` at this moment, parents before children.
 pub fn descendants(pid: i32) -> Vec<i32> {
     let mut found = children(pid);
@@ -492,7 +498,7 @@ impl Legacy<'_> {
             .any(|entry| entry == self.marker.as_bytes())
     }
 
-    /// Children of the caller do not count: it may have forked one just when it held the socket.
+    /// Children of the caller, and theirs, do not count: it may have forked one just when it held the socket.
     fn has_socket(&self, pid: i32) -> bool {
         let name = format!("socket:[{}]", self.socket);
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
@@ -500,7 +506,7 @@ impl Legacy<'_> {
             fds.flatten()
                 .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*name))
         });
-        holds && stat_field(pid, 4) != Some(own_pid())
+        holds && !ancestors(pid).any(|ancestor| ancestor == own_pid())
     }
 }
 
