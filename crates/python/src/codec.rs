@@ -341,11 +341,12 @@ pub(crate) fn names_main(encoded: &Encoded<'_>) -> bool {
     memchr::memmem::find(encoded.bytes.as_slice(), b"__main__").is_some()
 }
 
-/// Pack a list whose items are all exact ints of 64 bits, or all exact floats.
+/// Pack a list whose items are all exact ints of 64 bits, or all exact floats; not without memory for that.
 pub(crate) fn pack_list<'py>(items: &[Bound<'py, PyAny>]) -> Option<Encoded<'py>> {
     let first = items.first()?;
     if first.is_exact_instance_of::<PyInt>() {
-        let mut words = Vec::with_capacity(items.len() * 8);
+        let mut words = Vec::new();
+        words.try_reserve_exact(items.len() * 8).ok()?;
         for item in items {
             if !item.is_exact_instance_of::<PyInt>() {
                 return None;
@@ -355,7 +356,8 @@ pub(crate) fn pack_list<'py>(items: &[Bound<'py, PyAny>]) -> Option<Encoded<'py>
         return Some(Encoded::words(form::INTS, words));
     }
     if first.is_exact_instance_of::<PyFloat>() {
-        let mut words = Vec::with_capacity(items.len() * 8);
+        let mut words = Vec::new();
+        words.try_reserve_exact(items.len() * 8).ok()?;
         for item in items {
             words.extend(item.cast_exact::<PyFloat>().ok()?.value().to_le_bytes());
         }
