@@ -31,6 +31,7 @@ from _pickle import Unpickler, loads
 from _thread import RLock
 
 from bireme import _anonymous, _weak
+from bireme._outlines import outlined_functions
 
 TYPE_CHECKING = False  # importing `typing` costs more than the rest of this module
 if TYPE_CHECKING:
@@ -95,9 +96,6 @@ _SLOTS = [
     )
     if hasattr(types.FunctionType, name)
 ]  # fmt: skip
-#: The flags of generators, coroutines and asynchronous generators: a function stays what it is.
-_KINDS = 0x20 | 0x80 | 0x200
-
 _token = ""
 _counter = 0
 
@@ -238,49 +236,11 @@ def _outline(cls: Any, content: tuple[Any, ...]) -> None:
     """Give a class its functions before anything is read that may refer to them."""
     uid, outlines, *_ = content
     origin, made = _loads(outlines)
-    functions = _outlined[uid] = _functions(made, _outlined.get(uid, {}))
+    functions = _outlined[uid] = outlined_functions(made, _outlined.get(uid, {}))
     for serial, names, *_ in made:
         for name in names:
             if vars(cls).get(name) is not functions[serial]:
                 origin.__setattr__(cls, name, functions[serial])
-
-
-def _functions(
-    made: list[tuple[Any, ...]], known: dict[int, types.FunctionType]
-) -> dict[int, types.FunctionType]:
-    """Make functions that are still to be filled, or take those that are known.
-
-    Each has a number, names in its class, code, globals, and the numbers of its cells: functions of
-    one class share them.
-    """
-    functions: dict[int, types.FunctionType] = {}
-    cells: dict[int, types.CellType] = {}
-    for serial, _, code, variables, numbers in made:
-        fn = known.get(serial)
-        if fn is None or not _renewed(fn, code, variables, numbers, cells):
-            closure = tuple(cells.setdefault(number, types.CellType()) for number in numbers)
-            fn = types.FunctionType(code, variables, None, None, closure)
-        functions[serial] = fn
-    return functions
-
-
-def _renewed(
-    fn: types.FunctionType,
-    code: types.CodeType,
-    variables: dict[str, Any],
-    numbers: list[int],
-    cells: dict[int, types.CellType],
-) -> bool:
-    """Give a function that is here its new code; say whether that can be done."""
-    closure = fn.__closure__ or ()
-    if fn.__globals__ is not variables or len(closure) != len(numbers):
-        return False
-    if (fn.__code__.co_flags ^ code.co_flags) & _KINDS:
-        return False
-    if any(cells.setdefault(n, cell) is not cell for n, cell in zip(numbers, closure, strict=True)):
-        return False
-    fn.__code__ = code
-    return True
 
 
 def outlined(uid: str, serial: int) -> types.FunctionType:
@@ -382,7 +342,7 @@ def _copy(record: tuple[Any, ...], buffers: Sequence[Any]) -> None:
     spared.update(mine)
     own = _outlined.pop(label, None)
     if isinstance(outlines, bytes):  # it is a class
-        _outlined[label] = _functions(_loads(outlines)[1], {})
+        _outlined[label] = outlined_functions(_loads(outlines)[1], {})
     try:
         _, parts = _load_record(record, buffers)
     finally:
